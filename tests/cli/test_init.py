@@ -12,7 +12,7 @@ from click.testing import Result
 from data_files import FORMATS, as_jsonl, as_table
 from typer.testing import CliRunner
 
-from fedpipe_operator.cli import app_for
+from fedpipe_operator.cli import app_for, check_data
 from fedpipe_operator.cli import init as module
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local import inspector
@@ -33,7 +33,8 @@ def ask_here(question: Wire, kind: type[Wire]) -> Wire:
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "ask", ask_here)
+    for asking in (module, check_data):
+        monkeypatch.setattr(asking, "ask", ask_here)
 
 
 def write(name: str, content: bytes | str) -> Path:
@@ -89,6 +90,71 @@ def test_what_is_written_is_valid_and_names_the_task_of_the_data_and_the_model(
     assert documents()[0]["spec"]["task"] == task
     assert "next: fedpipe validate fedpipe.yaml --data, then fedpipe run fedpipe.yaml" in result.stdout
     assert run("validate", "fedpipe.yaml").output == "EdgeSite notes: valid\nFederatedFineTune notes: valid\n"
+
+
+def test_what_was_read_by_what_was_written_is_told_in_a_sentence(models: Callable[[str], Path]) -> None:
+    north, south = write("north.jsonl", as_jsonl(LABELLED)), write("south.csv", as_table(LABELLED * 100, ","))
+
+    result = init(north, south, "--model", models("bert"))
+
+    told = [line for line in result.stdout.splitlines() if "can be read" in line]
+    tokens = "samples of 16 tokens on average, the longest has 16"
+    assert told == [
+        f"north: 27 rows for training and 3 rows for validation can be read; 27 {tokens}",
+        f"south: the first 2000 rows for training and 300 rows for validation can be read; 2000 {tokens}",
+    ]
+    assert result.stdout.splitlines()[-1].startswith("next: fedpipe validate fedpipe.yaml --data")
+
+
+def test_data_that_a_run_could_not_use_are_told_with_what_to_do_and_what_was_written_stays(models: Callable[[str], Path]) -> None:
+    data = write("notes.jsonl", as_jsonl([{"text": 5, "label": "red"}, *LABELLED]))
+
+    result = init(data, "--model", models("bert"), "--validation", data)
+
+    assert result.exit_code == 2, result.output
+    assert "notes: a run could not use these data: BadData: 1 of 31 rows of " in result.stdout
+    assert "column 'text': it is a number, not text. At most 1 % of the rows may be bad: correct or remove them" in result.stdout
+    assert result.stdout.splitlines()[-1] == (
+        "next: correct this; after a change of the data, give the same command with --force. "
+        "Then fedpipe validate fedpipe.yaml --data, then fedpipe run fedpipe.yaml"
+    )
+    assert run("validate", "fedpipe.yaml").exit_code == 0
+
+
+def test_a_few_rows_without_a_text_do_not_fill_the_rows_that_are_set_aside(models: Callable[[str], Path]) -> None:
+    rows = [{"text": f"a note number {at}", "label": ("red", "blue")[at % 2]} for at in range(1000)]
+
+    result = init(write("notes.csv", as_table([*rows, *[{"text": "", "label": "red"}] * 5], ",")), "--model", models("bert"))
+
+    assert result.exit_code == 0, result.output
+    assert "notes: 900 rows for training and 100 rows for validation can be read; 5 of 905 rows of " in result.stdout
+
+
+def test_a_policy_of_the_data_s_owner_that_forbids_the_task_is_told(models: Callable[[str], Path]) -> None:
+    data = write("ward/train.jsonl", as_jsonl(LABELLED))
+    write("ward/fedpipe-policy.yaml", "columns: [text]")
+
+    result = init(data, "--model", models("bert"), "--validation", data)
+
+    assert result.exit_code == 2
+    assert "ward: a run could not use these data: PolicyDenied: " in result.stdout
+    assert "policy.columns does not allow the column 'label', which the task reads" in result.stdout
+    assert Path("fedpipe.yaml").exists()
+
+
+@pytest.mark.parametrize("reason", ["TrainerMissing", "TrainerFailed"])
+def test_where_no_trainer_reads_the_data_that_is_said_with_the_command_that_does(
+    models: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError(reason, "it is so")
+
+    monkeypatch.setattr(check_data, "ask", fail)
+    result = init(write("notes.jsonl", as_jsonl(LABELLED)), "--model", models("bert"))
+
+    assert result.exit_code == 0
+    assert f"warning: the data were not read as a run reads them: {reason}: it is so" in result.stderr
+    assert result.stdout.splitlines()[-1] == "next: fedpipe validate fedpipe.yaml --data, then fedpipe run fedpipe.yaml"
 
 
 def test_the_commands_that_come_next_can_be_copied_into_a_shell(models: Callable[[str], Path]) -> None:
@@ -354,11 +420,19 @@ def test_files_that_people_reported_are_taken_as_meant_or_refused_in_words(
         (b"", "have no rows with columns: give a file that has some"),
         (b'{"text": "the only one", "label": "a"}\n', "'label' has 1 different values in 1 rows, which are no labels ("),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 500, "is not UTF-8, but UTF-16 or no text: save it as UTF-8"),
-        (b"[1, 2]\n[3]\n", "have no rows with columns"),
+        (b"[1, 2]\n[3]\n", "2 of 2 rows of notes.jsonl cannot be used, the first at line 1: "),
+        (b"{}\n{}\n", "have no rows with columns"),
+        ('{"text": "für", "label": "a"}\n'.encode("latin-1") * 9, "9 of 9 rows of notes.jsonl cannot be used, the first at line 1: "),
     ],
 )
 def test_odd_files_are_refused_in_words(models: Callable[[str], Path], content: bytes, message: str) -> None:
     assert message in refusal(write("notes.jsonl", content), "--model", models("bert"))
+
+
+def test_a_table_in_another_encoding_is_told_as_such(models: Callable[[str], Path]) -> None:
+    data = write("notes.csv", as_table([{"text": f"für {at}", "label": "ab"[at % 2]} for at in range(9)], ",").decode().encode("latin-1"))
+
+    assert "most texts in 'text' are not UTF-8: save the file as UTF-8" in refusal(data, "--model", models("bert"))
 
 
 def test_a_machine_without_the_trainer_s_packages_is_told_what_to_install(
@@ -373,6 +447,18 @@ def test_a_machine_without_the_trainer_s_packages_is_told_what_to_install(
         "TrainerMissing: the trainer's packages are not installed here (torch is missing), and they read data and models: "
         "pip install 'fedpipe[operator,trainer]', or `make venv` in a clone of the repository"
     )
+
+
+def test_one_trainer_answers_all_questions_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its imports take seconds. The stand-in numbers its answers."""
+    count = 'n=0; while read -r question; do n=$((n+1)); printf \'{"data": [{"train": "%s"}]}\\n\' "$n"; done; echo gone >&2'
+    monkeypatch.setattr(inspector, "_COMMAND", ("sh", "-c", count))
+
+    answers = [inspector.ask(module.InspectQuestion(data=("a\nb \u2028 c",)), module.Inspection) for _ in range(3)]
+
+    assert [found.train for one in answers for found in one.data] == ["1", "2", "3"]
+    assert inspector._trainer().end() == (0, ["gone"])
+    inspector._trainer.cache_clear()
 
 
 def test_a_trainer_that_ends_without_an_answer_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,13 @@ from data_files import FORMATS, as_jsonl
 from pyarrow import ipc, parquet
 from typer.testing import CliRunner
 
+from fedpipe_operator.api import FederatedFineTune
+from fedpipe_operator.api.parse import read_documents
 from fedpipe_operator.cli import app_for, check_data
 from fedpipe_operator.cli import init as module
-from fedpipe_trainer.contract import Wire
+from fedpipe_operator.conversion import objective
+from fedpipe_trainer.contract import Wire, optional_columns
+from fedpipe_trainer.contract.policy import columns_read
 from fedpipe_trainer.inspection import answer
 from fedpipe_trainer.settings import Settings
 
@@ -46,6 +50,23 @@ def chat(at: int) -> Rows:
     return [{"role": "user", "content": ask(at)}, {"role": "assistant", "content": say(at)}]
 
 
+def called(at: int) -> Rows:
+    """As LLaMA-Factory has a call of a function, and ShareGPT what it returned: as objects."""
+    call = {"name": "look", "arguments": {"number": at}}
+    return [
+        {"from": "human", "value": ask(at)},
+        {"from": "function_call", "value": call},
+        {"from": "observation", "value": {"found": [at, None]}},
+        {"from": "gpt", "value": say(at)},
+    ]
+
+
+def called_in_texts(at: int) -> Rows:
+    """As a column of parquet can have it."""
+    return [turn | {"value": turn["value"] if isinstance(turn["value"], str) else json.dumps(turn["value"])} for turn in called(at)]
+
+
+LOOK: Final = {"name": "look", "parameters": {"type": "object", "properties": {"number": {"type": "integer"}}}}
 CASES: Final[dict[str, tuple[str, Rows]]] = {
     "labels": ("bert", rows(text=ask, label=("spam", "ham"))),
     "integer labels of a decoder": ("llama", rows(text=ask, label=(0, 1))),
@@ -58,7 +79,19 @@ CASES: Final[dict[str, tuple[str, Rows]]] = {
     "messages with empty tools": ("llama-chat", rows(messages=chat, tools=lambda _: [])),
     "messages with tools": ("llama-chat", rows(messages=chat, tools=lambda _: [{"type": "function", "function": {"name": "look"}}])),
     "ShareGPT": ("llama-chat", rows(conversations=lambda at: [{"from": "human", "value": ask(at)}, {"from": "gpt", "value": say(at)}])),
+    "ShareGPT with a system column": (
+        "llama-chat",
+        rows(system="be kind", conversations=lambda at: [{"from": "human", "value": ask(at)}, {"from": "gpt", "value": say(at)}]),
+    ),
+    "ShareGPT with calls": ("llama-chat", rows(conversations=called_in_texts, tools=lambda _: [LOOK])),
+    "ShareGPT with functions as texts": ("llama-chat", rows(conversations=called_in_texts, tools=lambda _: [json.dumps(LOOK)])),
     "Alpaca": ("llama", rows(instruction=ask, input=("", "of two"), output=say)),
+    "Alpaca with all columns": (
+        "llama",
+        rows(instruction=ask, input="", output=say, system=("be kind", ""), history=([["earlier", "said"]], [])),
+    ),
+    "Alpaca with a history of messages": ("llama", rows(instruction=ask, output=say, history=chat)),
+    "Alpaca of a T5 with a system column": ("t5", rows(instruction=ask, output=say, system="be kind")),
     "Alpaca of a T5": ("t5", rows(instruction=ask, input="", output=say)),
     "completions": ("llama", rows(prompt=ask, completion=say)),
     "questions": ("llama", rows(context=say, question=ask, answers=lambda at: {"text": [f"number {at}"], "answer_start": [2]})),
@@ -67,6 +100,11 @@ CASES: Final[dict[str, tuple[str, Rows]]] = {
     "preferred conversations": (
         "llama-chat",
         rows(chosen=chat, rejected=lambda at: [chat(at)[0], {"role": "assistant", "content": f"it is not {at}"}]),
+    ),
+    "preferences with a system column": ("llama", rows(system="be kind", prompt=ask, chosen=say, rejected=lambda at: f"it is not {at}")),
+    "preferred conversations with a system column": (
+        "llama-chat",
+        rows(system="be kind", chosen=chat, rejected=lambda at: [chat(at)[0], {"role": "assistant", "content": f"it is not {at}"}]),
     ),
     "plain text": ("llama", rows(text=ask)),
 }
@@ -91,6 +129,20 @@ def fedpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     return run
 
 
+def policy_columns() -> set[str]:
+    site = list(yaml.safe_load_all(Path("fedpipe.yaml").read_text()))[1]
+    return set(site["spec"]["policy"]["columns"])
+
+
+def columns_that_the_task_reads(data: Rows) -> set[str]:
+    """Those that it needs, and those of the data that it would read if the policy allowed them, and can."""
+    run = read_documents(Path("fedpipe.yaml").read_text(), "fedpipe.yaml").objects[0].value
+    assert isinstance(run, FederatedFineTune)
+    task = objective(run.spec.task)
+    kept = {name for name in optional_columns(task) if name in data[0] and not (name == "history" and isinstance(data[0][name][0], dict))}
+    return columns_read(task) | kept
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
 def test_what_init_writes_passes_validate_with_the_data(
@@ -98,9 +150,21 @@ def test_what_init_writes_passes_validate_with_the_data(
 ) -> None:
     model, data = CASES[case]
 
-    fedpipe("init", FORMATS[form](tmp_path / "in", data), "--model", models(model))
+    told = fedpipe("init", FORMATS[form](tmp_path / "in", data), "--model", models(model))
 
+    assert "27 rows for training and 3 rows for validation can be read" in told
     assert "data checked" in fedpipe("validate", "fedpipe.yaml", "--data")
+    assert policy_columns() == columns_that_the_task_reads(data)
+
+
+def test_objects_in_turns_are_taken_from_json_lines(models: Callable[[str], Path], fedpipe: Callable[..., str], tmp_path: Path) -> None:
+    """Which a column of parquet cannot have beside texts."""
+    data = rows(conversations=called, tools=json.dumps([LOOK]))
+
+    fedpipe("init", FORMATS["jsonl"](tmp_path / "in", data), "--model", models("llama-chat"))
+
+    assert "training: 27 rows\n" in fedpipe("validate", "fedpipe.yaml", "--data")
+    assert policy_columns() == {"conversations", "tools"}
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ HOSTILE: Final = [
 TEXTS: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
-def site(name: str = "ward", origin: str = "From here.") -> Site:
-    return Site(name, f"{name}-data", "train.jsonl", "validation.jsonl", origin)
+def site(name: str = "ward", origin: str = "From here.", columns: tuple[str, ...] = ("text", "label")) -> Site:
+    return Site(name, f"{name}-data", "train.jsonl", "validation.jsonl", origin, columns)
 
 
 def choices(*sites: Site, **changes: Any) -> Choices:
@@ -133,7 +133,7 @@ def written_of(name: str) -> str:
     fields = CLASSES | {"text": name, "label": name, "labels": [name, f"{name} 2"]}
     named = guess(fields, (name,), instead=(name, f"to read {name} instead"), labels_note=name)
     named = Guess(named.fields, named.columns, f"'{name}' has texts", named.instead, named.labels_note)
-    return write_document(named, choices(site(origin=f"From {name}."), model_note=f"The folder {name}."))
+    return write_document(named, choices(site(origin=f"From {name}.", columns=(name,)), model_note=f"The folder {name}."))
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name])

@@ -1,13 +1,14 @@
 """Which task `fedpipe init` guesses: for each form of data in each format of files, for each kind of model, and where nothing fits."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from data_files import FORMATS
 
-from fedpipe_operator.starter import CannotTellError, Guess, Wanted, guess_task
+from fedpipe_operator.starter import CannotTellError, Guess, Wanted, columns_of_site, guess_task
 from fedpipe_trainer.contract.inspection import DataFacts, ModelFacts
 from fedpipe_trainer.data.columns import look_at
 
@@ -129,6 +130,11 @@ def test_each_form_of_data_is_recognised_in_each_format(tmp_path: Path, case: st
             rows(**{"Customer Message": sentence, "Agent": ("Ann", "Bo"), "agentReply": other, "CSAT": (1, 2, 3)}),
             DECODER,
             {"type": "CausalLM", "prompt": "{Customer Message}\n", "response": "{agentReply}"},
+        ),
+        (
+            rows(Frage=sentence, Antwort=other, Thema=("a", "b")),
+            DECODER,
+            {"type": "CausalLM", "prompt": "{Frage}\n", "response": "{Antwort}"},
         ),
         (rows(article=sentence, summary=other), ENCODER_DECODER, {"type": "Seq2SeqLM", "prompt": "{article}", "response": "{summary}"}),
         (
@@ -393,14 +399,126 @@ def test_several_columns_of_flags_are_named_where_one_is_predicted(
 @pytest.mark.parametrize(
     ("data", "unread"),
     [
-        (rows(system="be kind", conversations=turns("from", "value", "human", "gpt")), "'system'"),
-        (rows(instruction=sentence, input="", output=other, history=(["a"], [])), "'history'"),
         (rows(prompt=sentence, completion=other, system="be kind", tools='[{"name": "look"}]'), "'system', 'tools'"),
-        (rows(question=sentence, chosen=other, rejected=lambda at: f"worse {at}", system="be kind"), "'system'"),
+        (rows(question=sentence, answer=other, history=lambda _: [["a", "b"]]), "'history'"),
     ],
 )
 def test_columns_that_belong_to_a_row_and_are_not_read_are_named(tmp_path: Path, data: Rows, unread: str) -> None:
     assert f"not read: {unread}. What of it the model needs has to be in the columns that are read" in guess(tmp_path, data).instead
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_translations_are_made_from_the_first_language_into_the_second(tmp_path: Path, form: str) -> None:
+    data = rows(translation=lambda at: {"en": sentence(at), "de": other(at)})
+
+    found = guess(tmp_path, data, ENCODER_DECODER, form=form)
+
+    assert found.fields == {"type": "Seq2SeqLM", "prompt": "{translation.en}", "response": "{translation.de}"}
+    assert found.columns == ("translation.en", "translation.de")
+    assert found.instead == ("to translate into 'translation.en', exchange prompt and response",)
+
+
+def test_texts_beside_functions_are_no_plain_texts(tmp_path: Path) -> None:
+    data = rows(query=sentence, answers=lambda _: json.dumps([{"name": "f", "arguments": {}}]), tools=json.dumps([{"name": "f"}]))
+
+    assert refusal(tmp_path, data, DECODER).startswith(
+        "'tools' has functions that a model may call, and no column has conversations in which it does: make a column messages of each row"
+    )
+    assert guess(tmp_path / "named", data, text="query").fields["format"] == "Text"
+
+
+def test_a_table_that_may_have_no_header_is_told(tmp_path: Path) -> None:
+    data = rows(**{"the first note": sentence, "spam": ("spam", "ham")})
+
+    found = guess(tmp_path, data, ENCODER, form="csv")
+
+    assert found.instead == ("'spam' is a value of its own column, too: if the file has no header, write one as its first line",)
+
+
+EXCHANGES: Final = ([["earlier", "said"]], [], None)
+ANSWERS: Final = {"question": sentence, "chosen": other, "rejected": lambda at: f"worse {at}"}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    ("data", "read"),
+    [
+        (rows(instruction=sentence, input="", output=other, system="be kind", history=EXCHANGES), ("system", "history")),
+        (rows(instruction=sentence, output=other, history=EXCHANGES), ("history",)),
+        (rows(system=("be kind", ""), conversations=turns("from", "value", "human", "gpt")), ("system",)),
+        (rows(system="be kind", messages=turns("role", "content", "user", "assistant")), ("system",)),
+        (rows(**ANSWERS, system="be kind"), ("system",)),
+    ],
+)
+def test_a_column_that_a_format_reads_where_it_is_there_is_read(tmp_path: Path, data: Rows, read: tuple[str, ...], form: str) -> None:
+    found = guess(tmp_path, data, form=form)
+    [one] = [facts(FORMATS[form](tmp_path / "again", data))]
+
+    assert found.optional == read
+    assert columns_of_site(found, one) == (*found.columns, *read)
+    assert f"Read, too, where a row has it: {', '.join(map(repr, read))}" in found.why
+    assert found.instead == ()
+    assert found.characters > guess(tmp_path / "without", [{k: v for k, v in row.items() if k not in read} for row in data]).characters
+
+
+def test_each_site_s_policy_has_the_columns_of_its_own_data(tmp_path: Path) -> None:
+    alone = rows(messages=turns("role", "content", "user", "assistant"))
+    sites = [
+        facts(FORMATS["jsonl"](tmp_path / name, data))
+        for name, data in {"a": alone, "b": [{**row, "system": "s"} for row in alone]}.items()
+    ]
+
+    found = guess_task(sites, DECODER, Wanted())
+
+    assert [columns_of_site(found, one) for one in sites] == [("messages",), ("messages", "system")]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("history", [{"role": "user", "content": "a"}], "pairs of texts, each a prompt and its response"),
+        ("history", ["a", "b"], "pairs of texts, each a prompt and its response"),
+        ("history", [["a"]], "pairs of texts, each a prompt and its response"),
+        ("history", "an earlier one", "pairs of texts, each a prompt and its response"),
+        ("system", 5, "texts"),
+        ("system", {"text": "be kind"}, "texts"),
+        ("system", ["be kind"], "texts"),
+    ],
+)
+def test_a_column_that_the_format_would_read_and_cannot_is_left_out_and_named(
+    tmp_path: Path, column: str, values: object, expected: str
+) -> None:
+    found = guess(tmp_path, rows(instruction=sentence, output=other, **{column: lambda _: values}))
+
+    assert found.optional == ()
+    assert found.instead == (
+        f"not read: {column!r}, which has no {expected}. Make such of it, and add it to policy.columns of each site that has it",
+    )
+
+
+@pytest.mark.parametrize("spell", [json.dumps, repr])
+def test_lists_that_a_table_has_as_json_or_as_python_spells_them_are_lists(tmp_path: Path, spell: Callable[[Any], str]) -> None:
+    """pandas writes a column of lists as Python spells it."""
+    lists = {
+        "messages": lambda at: spell([{"role": "user", "content": sentence(at)}, {"role": "assistant", "content": other(at)}]),
+        "tools": spell([{"name": "look"}]),
+    }
+
+    assert guess(tmp_path, rows(**lists), form="csv").fields == {"type": "CausalLM", "format": "Messages", "tools": "tools"}
+    labels = guess(
+        tmp_path / "labels", rows(text=sentence, labels=(spell(["red", "blue"]), spell(["red"]), spell(["blue"]))), ENCODER, form="csv"
+    )
+    assert (labels.fields["problem"], labels.fields["labels"]) == ("MultiLabel", ["blue", "red"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_functions_may_be_texts_in_a_list(tmp_path: Path, form: str) -> None:
+    """A column of parquet has objects of one form only, so functions are often kept as their JSON."""
+    chat = rows(
+        messages=turns("role", "content", "user", "assistant"), tools=lambda _: ['{"name": "look"}', '{"name": "go", "parameters": {}}']
+    )
+
+    assert guess(tmp_path, chat, form=form).fields == {"type": "CausalLM", "format": "Messages", "tools": "tools"}
 
 
 @pytest.mark.parametrize("nothing", [[], "[]", None, ""])

@@ -117,7 +117,24 @@ def test_system_and_tool_turns_and_functions_are_rendered_and_are_no_targets() -
     [sample] = encode(rows, CausalLM(format="Messages", tools="tools"), tokenizer)
 
     assert targets(sample, tokenizer) == ['<call>tide {"city": "Köln"}</call><|im_end|>', "Ebb.<|im_end|>"]
-    assert tokenizer.decode(sample.input_ids).startswith('<|im_start|>system\n[{"name": "tide"}]<|im_end|>\n<|im_start|>system\nBe brief.')
+    functions = '[{"type": "function", "function": {"name": "tide"}}]'
+    assert tokenizer.decode(sample.input_ids).startswith(f"<|im_start|>system\n{functions}<|im_end|>\n<|im_start|>system\nBe brief.")
+
+
+def test_of_share_gpt_the_calls_and_the_answers_are_targets_and_what_tools_answered_is_none() -> None:
+    tokenizer = chat_tokenizer(families.CHATML_WITH_TOOLS)
+    turns = [
+        {"from": "human", "value": "Tide?"},
+        {"from": "function_call", "value": {"name": "tide", "arguments": {"city": "Köln"}}},
+        {"from": "observation", "value": {"tide": "ebb", "metres": [1, 2.5]}},
+        {"from": "gpt", "value": "Ebb."},
+    ]
+    rows = [{"conversations": read_share_gpt(turns), "tools": read_tools({"name": "tide"})}]
+
+    [sample] = encode(rows, CausalLM(format="ShareGPT", tools="tools"), tokenizer)
+
+    assert targets(sample, tokenizer) == ['<call>tide {"city": "Köln"}</call><|im_end|>', "Ebb.<|im_end|>"]
+    assert '<|im_start|>tool\n{"tide": "ebb", "metres": [1, 2.5]}<|im_end|>' in tokenizer.decode(sample.input_ids)
 
 
 @pytest.mark.parametrize("template", [families.CHATML, families.CHATML_MARKED, families.LLAMA_3])

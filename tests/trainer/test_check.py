@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from fedpipe_trainer.contract import (
     SequenceClassification,
 )
 from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck
+from fedpipe_trainer.data import Bounds
+from fedpipe_trainer.data.readers import FirstRecords
 from fedpipe_trainer.recipes import check as module
 from fedpipe_trainer.recipes.check import check_site
 from fedpipe_trainer.task_runtime import TaskRuntime
@@ -40,9 +43,15 @@ def turns(*roles: str) -> list[dict[str, Any]]:
 
 
 def check(
-    folder: Path, model: Path | str | Model, objective: Objective = CLASSES, train: list[dict[str, Any]] | str = "", **changes: Any
+    folder: Path,
+    model: Path | str | Model,
+    objective: Objective = CLASSES,
+    train: list[dict[str, Any]] | str = "",
+    *,
+    first_rows: bool = False,
+    **changes: Any,
 ) -> SiteCheck:
-    """Check a site with these training rows (or this text of the file) and a few validation rows of the same form."""
+    """Check a site with these training rows (or this text of the file), which are the validation rows, too."""
     written = train or rows()
     text = written if isinstance(written, str) else "".join(json.dumps(row) + "\n" for row in written)
     for part in ("train", "validation"):
@@ -61,7 +70,7 @@ def check(
     scratch = folder / "scratch"
     scratch.mkdir()
     runtime = TaskRuntime(scratch, folder / "cache", write_progress=lambda _: None, stop_requested=lambda: False)
-    return check_site(task, runtime)
+    return check_site(task, runtime, first_rows=first_rows)
 
 
 def with_template(model: Path, template: str, folder: Path) -> Path:
@@ -99,6 +108,28 @@ def test_rows_that_are_left_out_are_told_with_the_first_line(tmp_path: Path, toy
     assert (found.train.rows, found.train.skipped) == (200, 1)
     path = tmp_path / "train.jsonl"
     assert found.train.notes == (f"1 of 201 rows of {path} cannot be used, the first at line 201: column 'text': it is empty",)
+
+
+def test_of_large_files_the_first_rows_tell_in_seconds_and_nothing_behind_them_counts(tmp_path: Path, toy: Toy) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows(2000))
+
+    first = check(tmp_path, toy("bert"), train=text + "no row\n" * 100, first_rows=True)
+    (tmp_path / "again").mkdir()
+    whole = check(tmp_path / "again", toy("bert"), train=text, first_rows=True)
+
+    assert (first.failures, whole.failures) == ((), ())
+    assert first.train == FileCheck(rows=2000, labels={"high": 1000, "low": 1000}, is_whole=False)
+    assert whole.train == FileCheck(rows=2000, labels={"high": 1000, "low": 1000})
+
+
+@pytest.mark.parametrize("text", ["x" * 2**20, ["x" * 2**19, {"of": ["x" * 2**19]}]])
+def test_of_large_rows_few_are_read_whatever_the_texts_are_in(text: Any) -> None:
+    numbered = ((at, {"text": text}) for at in count(1))
+
+    first = FirstRecords(numbered, Bounds(characters=4 * 2**20))
+
+    assert [number for number, _ in first] == [1, 2, 3, 4, 5]
+    assert not first.is_whole
 
 
 def test_both_files_and_the_model_are_checked_whatever_the_first_one_has(tmp_path: Path, toy: Toy) -> None:

@@ -15,6 +15,7 @@ from fedpipe_trainer.contract.inspection import ColumnFacts
 from fedpipe_trainer.data.columns import MOST_ROWS, look_at
 from fedpipe_trainer.data.parts import find_parts, hold_out
 from fedpipe_trainer.data.rows import read_rows
+from fedpipe_trainer.data.values import Columns
 from fedpipe_trainer.errors import TaskFailed
 
 ROWS: Final = [{"text": f"note number {at}", "label": ("red", "blue")[at % 2]} for at in range(40)]
@@ -198,7 +199,7 @@ def test_a_folder_whose_parts_are_not_clear_is_refused(tmp_path: Path, files: li
 def test_a_tenth_of_the_rows_is_held_out_and_none_is_lost(tmp_path: Path, form: str) -> None:
     source, targets = FORMATS[form](tmp_path / "data", ROWS), (tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
 
-    found = hold_out(source, ["text", "label"], *targets)
+    found = hold_out(source, Columns(["text", "label"]), *targets)
     train, validation = (list(read_rows(path, ["text", "label"]).rows) for path in targets)
 
     assert found == (36, 4, 0)
@@ -209,9 +210,9 @@ def test_equal_rows_are_held_out_together_and_the_same_ones_again(tmp_path: Path
     source = write(tmp_path, "notes.jsonl", as_jsonl(ROWS * 3))
     targets = (tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
 
-    hold_out(source, ["text"], *targets)
+    hold_out(source, Columns(["text"]), *targets)
     first = [path.read_text() for path in targets]
-    hold_out(source, ["text"], *targets)
+    hold_out(source, Columns(["text"]), *targets)
 
     assert [path.read_text() for path in targets] == first
     assert not set(first[0].splitlines()) & set(first[1].splitlines())
@@ -220,11 +221,11 @@ def test_equal_rows_are_held_out_together_and_the_same_ones_again(tmp_path: Path
 @pytest.mark.parametrize("rows", [[{"text": "one"}], [{"text": "same"}] * 5])
 def test_rows_of_which_no_two_differ_have_no_part_for_validation(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     with pytest.raises(TaskFailed, match="of which no two differ: a part for validation needs another row"):
-        hold_out(write(tmp_path, "notes.jsonl", as_jsonl(rows)), ["text"], tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+        hold_out(write(tmp_path, "notes.jsonl", as_jsonl(rows)), Columns(["text"]), tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
 
 def test_two_rows_are_one_for_each_part(tmp_path: Path) -> None:
-    found = hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS[:2])), ["text"], tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    found = hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS[:2])), Columns(["text"]), tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
     assert found == (1, 1, 0)
 
@@ -232,6 +233,24 @@ def test_two_rows_are_one_for_each_part(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_read_are_counted_and_too_many_of_them_are_refused(tmp_path: Path) -> None:
     targets = (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
 
-    assert hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS * 3) + b"{\n"), ["text"], *targets).skipped == 1
+    assert hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS * 3) + b"{\n"), Columns(["text"]), *targets).skipped == 1
     with pytest.raises(TaskFailed, match="At most 1 % of the rows may be bad"):
-        hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS) + b"{\n" * 9), ["text"], *targets)
+        hold_out(write(tmp_path, "n.jsonl", as_jsonl(ROWS) + b"{\n" * 9), Columns(["text"]), *targets)
+
+
+def test_rows_that_the_task_cannot_use_are_for_training_and_do_not_fill_the_validation_file(tmp_path: Path) -> None:
+    """Those without a text are equal, and would be held out together."""
+    unusable = [{"text": text, "label": "red"} for text in ("", None, " ", 5) for _ in range(5)]
+    targets = (tmp_path / "train.jsonl", tmp_path / "validation.jsonl")
+
+    found = hold_out(write(tmp_path, "notes.jsonl", as_jsonl([*unusable, *ROWS])), Columns(["text", "label"]), *targets)
+    held = [json.loads(line) for line in targets[1].read_text().splitlines()]
+
+    assert found == (56, 4, 0)
+    assert all(row in ROWS for row in held)
+
+
+def test_of_rows_none_of_which_can_be_used_both_parts_are_written_so_that_the_reason_is_told_by_whoever_reads_them(tmp_path: Path) -> None:
+    data = write(tmp_path, "notes.jsonl", as_jsonl([{"text": number} for number in range(20)]))
+
+    assert hold_out(data, Columns(["text"]), tmp_path / "a.jsonl", tmp_path / "b.jsonl") == (18, 2, 0)

@@ -39,7 +39,10 @@ def write(path: Path, *rows: Any) -> Path:
         ([ASK, {"role": "agent", "content": "secret"}], "turn 2 has no role, or another one than system, user, assistant, tool"),
         ([{"role": "user", "content": " "}, GOOD[1]], "turn 1 has no content"),
         ([ASK, {"role": "assistant", "content": None}], "turn 2 has no content"),
-        ([ASK, {"role": "assistant", "content": 5}], "turn 2 has a content that is not text"),
+        ([ASK, {"role": "assistant", "content": 5}], "turn 2 has a content that is not text: of a tool's turns alone it may be an object"),
+        ([ASK, {"role": "tool", "content": [{"type": "image", "image": "secret"}]}, GOOD[1]], "turn 2 has a part that is not text"),
+        ([ASK, {"role": "tool", "content": DEEP}, GOOD[1]], "it has more than 64 lists and objects within"),
+        ([ASK, {"role": "tool", "content": float("nan")}, GOOD[1]], "it has a value that JSON does not have"),
         ([{"role": "user", "content": [{"type": "image_url"}]}, GOOD[1]], "turn 1 has a part that is not text"),
         ([ASK, CALL], "turn 2 calls a function with arguments that are not JSON"),
         ([ASK, {"role": "assistant", "tool_calls": [{"id": "secret"}]}], "turn 2 calls a function without a name"),
@@ -103,7 +106,123 @@ def test_speakers_of_share_gpt_have_several_names(tmp_path: Path, asks: str, ans
     assert json.loads(row["conversations"]) == [ASK, CALLED, TOLD, GOOD[1]]
 
 
-@pytest.mark.parametrize("tools", [None, [], "", " ", "[]", "null"])
+WEATHER = {"city": "Köln", "degrees": 1.5, "is_wet": True, "wind": None}
+
+
+@pytest.mark.parametrize("tells", ["tool", "observation"])
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (WEATHER, '{"city": "Köln", "degrees": 1.5, "is_wet": true, "wind": null}'),
+        ([WEATHER, {}], '[{"city": "Köln", "degrees": 1.5, "is_wet": true, "wind": null}, {}]'),
+        (["a", 1], '["a", 1]'),
+        ([], "[]"),
+        (7, "7"),
+        (False, "false"),
+        (None, ""),
+        ('{"a":  1}', '{"a":  1}'),
+        ([{"type": "text", "text": "dr"}, {"type": "text", "text": "y"}], "dry"),
+        ([{"type": "rain", "text": "dry"}], '[{"type": "rain", "text": "dry"}]'),
+    ],
+)
+def test_what_a_tool_answered_may_be_any_json(tmp_path: Path, tells: str, told: Any, text: str) -> None:
+    turns = [("human", "hi"), (tells, told), ("gpt", "hello")]
+    share_gpt = {"conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+    messages = {"messages": [ASK, {"role": "tool", "content": told}, GOOD[1]]}
+
+    for objective, row in ((CausalLM(format="ShareGPT"), share_gpt), (CausalLM(format="Messages"), messages)):
+        [read] = select_rows(write(tmp_path / "rows.jsonl", row), objective, DataPolicy()).rows
+        assert json.loads(read[objective.conversation_column]) == [ASK, {"role": "tool", "content": text}, GOOD[1]]
+
+
+@pytest.mark.parametrize("speaker", ["gpt", "human", "system"])
+@pytest.mark.parametrize("value", [{"secret": 1}, ["secret"], 5])
+def test_what_people_and_models_say_is_text(tmp_path: Path, speaker: str, value: Any) -> None:
+    turns = [{"from": "human", "value": "hi"}, {"from": speaker, "value": value}, {"from": "gpt", "value": "hello"}]
+
+    with pytest.raises(TaskFailed, match=r"column 'conversations': turn 2 has a (content|part) that is not text") as caught:
+        select_rows(write(tmp_path / "rows.jsonl", {"conversations": turns}), CausalLM(format="ShareGPT"), DataPolicy())
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("speaker", ["function_call", "tool_call"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "f", "arguments": {"a": 1}},
+        {"name": "f", "arguments": '{"a": 1}'},
+        {"name": "f", "arguments": "{'a': 1}"},
+        {"name": "f", "parameters": {"a": 1}},
+        {"name": "f", "arguments": None, "parameters": {"a": 1}},
+        [{"name": "f", "arguments": {"a": 1}}],
+        {"function": {"name": "f", "arguments": {"a": 1}}},
+        '{"name": "f", "arguments": {"a": 1}}',
+        "[{'name': 'f', 'arguments': {'a': 1}}]",
+    ],
+)
+def test_a_call_of_a_function_may_be_an_object_a_list_or_the_text_of_one(tmp_path: Path, speaker: str, call: Any) -> None:
+    turns = [("human", "hi"), (speaker, call), ("observation", 1), ("gpt", "hello")]
+    path = write(tmp_path / "rows.jsonl", {"conversations": [{"from": who, "value": value} for who, value in turns]})
+
+    [row] = select_rows(path, CausalLM(format="ShareGPT"), DataPolicy()).rows
+
+    assert json.loads(row["conversations"]) == [ASK, CALLED, TOLD, GOOD[1]]
+
+
+@pytest.mark.parametrize("call", [None, "", {}, [], 5, "look it up", '"f"', {"arguments": {}}, [["f"]]])
+def test_a_call_that_names_no_function_is_a_bad_row(tmp_path: Path, call: Any) -> None:
+    turns = [("human", "hi"), ("function_call", call), ("gpt", "hello")]
+    path = write(tmp_path / "rows.jsonl", {"conversations": [{"from": who, "value": value} for who, value in turns]})
+
+    with pytest.raises(TaskFailed, match=r"column 'conversations': turn 2 calls a function(,| without)"):
+        select_rows(path, CausalLM(format="ShareGPT"), DataPolicy())
+
+
+def test_a_turn_of_share_gpt_may_have_its_calls_beside_its_text(tmp_path: Path) -> None:
+    calling = {"from": "gpt", "value": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}
+    turns = [{"from": "human", "value": "hi"}, calling, {"from": "tool", "value": 1}, {"from": "gpt", "value": "hello"}]
+
+    [row] = select_rows(write(tmp_path / "rows.jsonl", {"conversations": turns}), CausalLM(format="ShareGPT"), DataPolicy()).rows
+
+    assert json.loads(row["conversations"]) == [ASK, CALLED, TOLD, GOOD[1]]
+
+
+LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+WRAPPED = {"type": "function", "function": LOOK}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        [WRAPPED],
+        WRAPPED,
+        [LOOK],
+        LOOK,
+        [{"type": "function", **LOOK}],
+        [{**LOOK, "function": None}],
+        json.dumps([LOOK]),
+        json.dumps(WRAPPED),
+        repr([WRAPPED]),
+        [json.dumps(LOOK)],
+        [repr(WRAPPED)],
+    ],
+)
+def test_functions_are_read_as_a_list_an_object_or_texts_in_the_form_that_templates_expect(tmp_path: Path, tools: Any) -> None:
+    [row] = select_rows(write(tmp_path / "rows.jsonl", {"messages": GOOD, "tools": tools}), CHAT, DataPolicy()).rows
+
+    assert json.loads(row["tools"]) == [WRAPPED]
+
+
+@pytest.mark.parametrize("tools", ["look", ["look"], 5, [5], [[]], "5", [None]])
+def test_functions_that_are_no_objects_are_a_bad_row(tmp_path: Path, tools: Any) -> None:
+    with pytest.raises(
+        TaskFailed, match=r"column 'tools': it is (not a list of functions|a text, but not the JSON of a list of functions)"
+    ):
+        select_rows(write(tmp_path / "rows.jsonl", {"messages": GOOD, "tools": tools}), CHAT, DataPolicy())
+
+
+@pytest.mark.parametrize("tools", [None, [], {}, "", " ", "[]", "{}", "null"])
 def test_a_row_may_have_no_functions(tmp_path: Path, tools: Any) -> None:
     [row] = select_rows(write(tmp_path / "rows.jsonl", {"messages": GOOD, "tools": tools}), CHAT, DataPolicy()).rows
 

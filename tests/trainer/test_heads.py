@@ -69,13 +69,14 @@ def test_a_text_alone_has_no_token_types() -> None:
     assert "token_type_ids" not in collate(encode([{"a": "ab", "label": '["x"]'}], MANY, pair_tokenizer()), MANY, 256)
 
 
-def test_labels_are_a_list_or_its_json_and_a_row_may_have_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", {"a": "k", "label": ["z", "x", "x"]}, {"a": "k", "label": "[]"})
+def test_labels_are_a_list_or_its_text_and_a_row_may_have_none(tmp_path: Path) -> None:
+    labels = (["z", "x", "x"], "[]", '["x"]', "['x']")  # the last as pandas writes it
+    path = write(tmp_path / "rows.jsonl", *({"a": "k", "label": one} for one in labels))
 
     samples = encode(select_rows(path, MANY, DataPolicy()).rows, MANY, pair_tokenizer())
 
-    assert [sample.labels for sample in samples] == [[1, 0, 1], [0, 0, 0]]
-    assert collate(samples, MANY, 256)["labels"].tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    assert [sample.labels for sample in samples] == [[1, 0, 1], [0, 0, 0], *[[1, 0, 0]] * 2]
+    assert collate(samples[:2], MANY, 256)["labels"].tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("value", ["3.25", 3.25])

@@ -1,9 +1,12 @@
 """What a trainer answers about files of this machine: `--inspect`, as `fedpipe init` asks it."""
 
+import io
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from chat_templates import CHATML
 from hub_stand_in import COMMIT, Hub
 from pydantic import ValidationError
 
-from fedpipe_trainer.contract import FailureReason
-from fedpipe_trainer.contract.inspection import HeldOut, HoldOutQuestion, Inspection, InspectQuestion, ModelFacts
+from fedpipe_trainer import __main__ as command_line
+from fedpipe_trainer.contract import ExitCode, FailureReason
+from fedpipe_trainer.contract.inspection import HeldOut, HoldOutQuestion, Inspection, InspectQuestion, ModelFacts, one_line
 from fedpipe_trainer.inspection import answer
 from fedpipe_trainer.settings import Settings
 
@@ -144,3 +148,20 @@ def test_rows_that_cannot_be_written_are_a_failure_that_names_the_file(tmp_path:
 
     assert found.failure is not None
     assert found.failure.message == f"{train} cannot be read or written (No such file or directory): check its permissions and the disk"
+
+
+@pytest.mark.parametrize(("last", "status"), [("", ExitCode.OK), ("no question\n", ExitCode.BAD_TASK)])
+def test_each_line_of_standard_input_is_a_question_that_is_answered_by_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, status: ExitCode
+) -> None:
+    data = [tmp_path / name for name in ("a \u2028 b.jsonl", "c.jsonl")]
+    for path in data:
+        path.write_text('{"text": "a note"}\n')
+    out = io.StringIO()
+    monkeypatch.setattr(command_line, "reserve_stdout", lambda: nullcontext(out))
+    questions = [one_line(InspectQuestion(data=(str(path),)).to_json()) for path in data]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{question}\n" for question in questions) + last))
+
+    assert command_line.main(["--inspect"]) == status
+    answers = [Inspection.model_validate_json(line) for line in out.getvalue().removesuffix("\n").split("\n")]
+    assert [one.train for found in answers for one in found.data] == list(map(str, data))

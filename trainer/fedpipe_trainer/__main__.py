@@ -1,6 +1,6 @@
 """The trainer's command line: `python -m fedpipe_trainer TASK.json` performs one task; `--serve` performs several.
 
-`--inspect` is for `fedpipe init` and `fedpipe validate --data`: it answers a question about files of this machine.
+`--inspect` is for `fedpipe init` and `fedpipe validate --data`: it answers questions about files of this machine.
 
 For one task, progress goes to standard output and the log to standard error; with `FEDPIPE_LOG_FORMAT=json` progress is in the log. The
 exit status is a `contract.ExitCode`.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("task", nargs="?", type=Path, help="path of a task file (JSON)")
     mode.add_argument("--serve", action="store_true", help="perform the task files whose paths are read from standard input, one per line")
-    mode.add_argument("--inspect", action="store_true", help="answer the question (JSON) on standard input, about files of this machine")
+    mode.add_argument("--inspect", action="store_true", help="answer questions about files of this machine: a line of JSON for each")
     options = parser.parse_args(arguments)
     for name, value in _LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -69,14 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 def _inspect(settings: environment.Settings) -> ExitCode:
+    from fedpipe_trainer.contract.inspection import one_line  # noqa: PLC0415 - of what is not asked a question nothing is imported
     from fedpipe_trainer.inspection import answer  # noqa: PLC0415 - it imports torch, which takes seconds
 
     with reserve_stdout() as out:
-        try:
-            out.write(answer(sys.stdin.read(), settings))
-        except ValidationError:
-            _LOG.exception("what came on standard input is no question")
-            return ExitCode.BAD_TASK
+        for question in sys.stdin:
+            try:
+                print(one_line(answer(question, settings)), file=out, flush=True)
+            except ValidationError:
+                _LOG.exception("what came on standard input is no question")
+                return ExitCode.BAD_TASK
     return ExitCode.OK
 
 

@@ -23,7 +23,9 @@ from fedpipe_trainer.contract.inspection import (
     SiteCheck,
 )
 from fedpipe_trainer.data.columns import Look, look_at
-from fedpipe_trainer.data.parts import find_parts, hold_out
+from fedpipe_trainer.data.formats import row_check, value_readers
+from fedpipe_trainer.data.parts import anything_in, find_parts, hold_out
+from fedpipe_trainer.data.values import Columns
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.policy_file import policy_files
@@ -45,7 +47,7 @@ def answer(question: str, settings: Settings) -> str:
         case HoldOutQuestion():
             return _hold_out(asked).to_json()
         case CheckQuestion():
-            return Checks(sites=tuple(_check(task, settings) for task in asked.tasks)).to_json()
+            return Checks(sites=tuple(_check(task, settings, first_rows=asked.first_rows) for task in asked.tasks)).to_json()
 
 
 def _attempt(call: Callable[[], T], failed: Callable[[Failure], T]) -> T:
@@ -120,7 +122,7 @@ def _hold_out(question: HoldOutQuestion) -> HeldOut:
             found = f"the policy file {policies[0]} counts for {question.data}, and would not for a copy of its rows"
             raise TaskFailed(FailureReason.POLICY_DENIED, f"{found}: make a validation file beside it, and name it by --validation")
         try:
-            rows = hold_out(Path(question.data), question.columns, Path(question.train), Path(question.validation))
+            rows = hold_out(Path(question.data), _read_columns(question), Path(question.train), Path(question.validation))
         except OSError as error:
             reason = f"{error.filename or question.train} cannot be read or written ({error.strerror}): check its permissions and the disk"
             raise TaskFailed(FailureReason.BAD_DATA, reason) from error
@@ -129,8 +131,16 @@ def _hold_out(question: HoldOutQuestion) -> HeldOut:
     return _attempt(write, lambda failure: HeldOut(failure=failure))
 
 
-def _check(task: ProfileTask, settings: Settings) -> SiteCheck:
+def _read_columns(question: HoldOutQuestion) -> Columns:
+    """The columns as the task reads them."""
+    task = question.objective
+    return anything_in(question.columns) if task is None else Columns(question.columns, value_readers(task), row_check(task))
+
+
+def _check(task: ProfileTask, settings: Settings, *, first_rows: bool) -> SiteCheck:
     from fedpipe_trainer.recipes.check import check_site  # noqa: PLC0415 - as above
 
     with runtime_of(settings) as runtime:
-        return _attempt(lambda: check_site(task, runtime), lambda failure: SiteCheck(site=task.site, failures=(failure,)))
+        return _attempt(
+            lambda: check_site(task, runtime, first_rows=first_rows), lambda failure: SiteCheck(site=task.site, failures=(failure,))
+        )

@@ -26,7 +26,7 @@ from fedpipe_trainer.cache_volume import advice
 from fedpipe_trainer.contract import TrainTask
 from fedpipe_trainer.data import Examples, Tokenizer, blocks_of
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Increased when files of an earlier version must not be used any more."""
 _LIBRARIES: Final = ("transformers", "tokenizers")
 _LEAST_TOKENS: Final = 1_000_000

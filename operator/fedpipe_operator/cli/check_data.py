@@ -12,6 +12,7 @@ from fedpipe_operator.api import EdgeSite, FederatedFineTune
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.files import Objects
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.formatting import counted
 from fedpipe_operator.local.inspector import ask
 from fedpipe_operator.reconcile.placement import in_folders
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs, profile_task
@@ -62,8 +63,25 @@ def check_data(objects: Objects, where: Where) -> bool:
     if not where.sites:  # else it is not known what the others have
         lines += _runs_lines(tasks, checks.sites)
     for line in lines:
-        typer.echo("".join(character if character.isprintable() else " " for character in line))
+        _print(line)
     return not any(site.failures for site in checks.sites)
+
+
+def check_first_rows(objects: Objects, where: Where) -> bool:
+    """Print in a sentence for each site what was found in the first rows of its data; whether each profile could begin.
+
+    Raises:
+        UserError: as `check_data`.
+    """
+    checks = ask(CheckQuestion(tasks=tuple(_tasks(objects, where)), first_rows=True), Checks)
+    for site in checks.sites:
+        for line in short_lines_of(site):
+            _print(line)
+    return not any(site.failures for site in checks.sites)
+
+
+def _print(line: str) -> None:
+    typer.echo("".join(character if character.isprintable() else " " for character in line))
 
 
 def _tasks(objects: Objects, where: Where) -> list[ProfileTask]:
@@ -126,13 +144,27 @@ def labels_of_one_site(checks: Iterable[SiteCheck]) -> dict[str, str]:
     return dict(sorted(found)) if len(by_site) > 1 else {}
 
 
+def short_lines_of(check: SiteCheck) -> list[str]:
+    """A sentence on the rows that were read, or one for each reason why a run could not read them; then what was not checked."""
+    failures = [f"{check.site}: a run could not use these data: {failure.reason}: {failure.message}" for failure in check.failures]
+    read = [] if failures else [f"{check.site}: {_read(check)}"]
+    return [*failures, *read, *(f"{check.site}: not checked: {warning}" for warning in check.warnings)]
+
+
+def _read(check: SiteCheck) -> str:
+    files = [(part, file) for part, file in (("training", check.train), ("validation", check.validation)) if file]
+    counts = [f"{'' if file.is_whole else 'the first '}{counted(file.rows, 'row')} for {part}" for part, file in files]
+    notes = [note for _, file in files for note in file.notes]
+    return "; ".join([f"{' and '.join(counts)} can be read", *notes, *(_token_lines(check.tokens) if check.tokens else [])])
+
+
 def lines_of(check: SiteCheck) -> list[str]:
     """What was found of a site, a sentence a line: problems first."""
     lines = [f"{failure.reason}: {failure.message}" for failure in check.failures]
     lines += [f"not checked: {warning}" for warning in check.warnings]
     for part, file in (("training", check.train), ("validation", check.validation)):
         lines += _file_lines(part, file) if file else []
-    lines += _token_lines(check.tokens) if check.tokens else []
+    lines += [f"tokens: {line}" for line in _token_lines(check.tokens)] if check.tokens else []
     verdict = "its profile would fail" if check.failures else "data checked"
     return [f"EdgeSite {check.site}: {verdict}", *(f"  {line}" for line in lines)]
 
@@ -155,10 +187,10 @@ def _labels_text(file: FileCheck) -> str:
 
 
 def _token_lines(tokens: TokenCheck) -> list[str]:
-    lines = [f"tokens: {tokens.samples} samples of {tokens.mean:.0f} tokens on average, the longest has {tokens.longest}"]
+    lines = [f"{counted(tokens.samples, 'sample')} of {tokens.mean:.0f} tokens on average, the longest has {tokens.longest}"]
     if tokens.cut:
         advice = "raise task.maxLength to keep them, as far as the model has positions"
-        lines.append(f"tokens: {tokens.cut} samples are longer than task.maxLength, {tokens.max_length}, and are cut: {advice}")
-    if tokens.target_share < 1:
-        lines.append(f"tokens: {tokens.target_share:.0%} of them count in the loss: the answers'")
+        lines.append(f"{tokens.cut} samples are longer than task.maxLength, {tokens.max_length}, and are cut: {advice}")
+    if round(100 * tokens.target_share) < 100:  # noqa: PLR2004 - of plain texts all but the first token of each
+        lines.append(f"{tokens.target_share:.0%} of them count in the loss: the answers'")
     return lines

@@ -9,14 +9,16 @@ from typing import Annotated, Final
 
 import typer
 
+from fedpipe_operator.api import FederatedFineTune, TaskSpec
 from fedpipe_operator.api.finetune import SOURCE_PATTERN
 from fedpipe_operator.api.meta import NAME_MAX, NAME_PATTERN
 from fedpipe_operator.api.parse import read_documents
-from fedpipe_operator.cli.files import volumes_beside
+from fedpipe_operator.cli.files import read, volumes_beside
+from fedpipe_operator.conversion import objective
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
 from fedpipe_operator.local.inspector import ask
-from fedpipe_operator.starter import CannotTellError, Choices, Guess, Site, Wanted, guess_task, write_document
+from fedpipe_operator.starter import CannotTellError, Choices, Guess, Site, Wanted, columns_of_site, guess_task, write_document
 from fedpipe_operator.starter.layout import HELD_OUT, MODELS, Link, link_of, path_in_claim, site_names, slug, title_of
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.contract.inspection import DataFacts, HeldOut, HoldOutQuestion, Inspection, InspectQuestion, ModelFacts
@@ -66,7 +68,8 @@ def command(
     """Write a FederatedFineTune and its EdgeSites for these data and this model.
 
     The first rows of the data and the model's configuration are looked at, no weights. Beside the file, volumes/ gets links to the data and
-    to the model, so that `fedpipe validate` and `fedpipe run` work at once.
+    to the model, so that `fedpipe validate` and `fedpipe run` work at once. At the end the first rows are read as a run reads them: the
+    exit status is 2 if it could not, and what was written stays.
     """
     try:
         _require_counts(data, validation or [], site or [])
@@ -151,14 +154,16 @@ def _init(
         sites=tuple(one.site for one in planned),
     )
     text = write_document(guess, choices)
-    _require_valid(text, target)
+    task = _require_valid(text, target)
     if target is None:
         typer.echo(text, nl=False)
         _note("nothing was written: without `--output -`, volumes/ gets links to the data and the model")
         return
     links = [link for one in planned for link in one.links] + _model_links(model, folder)
-    _write(target, text, links, planned, force=force)
+    questions = [one.hold_out.model_copy(update={"objective": objective(task)}) for one in planned if one.hold_out]
+    _write(target, text, links, questions, force=force)
     _tell(target, guess, planned)
+    _check(target)
 
 
 def _require_usable(data: Sequence[DataFacts], facts: ModelFacts, model: _Model) -> None:
@@ -195,19 +200,19 @@ def _plan_sites(given: Sequence[Path], data: Sequence[DataFacts], guess: Guess, 
 
 
 def _plan_site(name: str, facts: DataFacts, guess: Guess, volumes: Path) -> _PlannedSite:
-    claim = f"{name}-data"
+    claim, columns = f"{name}-data", columns_of_site(guess, facts)
     folder, train = volumes / claim, Path(facts.train)
     origin = f"From {excerpt(str(train.absolute()), 300)!r}"
     if facts.validation is None:
         paths = f"{HELD_OUT}/train.jsonl", f"{HELD_OUT}/validation.jsonl"
         note = f"{origin}, of which a tenth of the rows (at most 1000) was set aside for validation."
-        question = HoldOutQuestion(data=facts.train, columns=guess.columns, train=str(folder / paths[0]), validation=str(folder / paths[1]))
-        return _PlannedSite(Site(name, claim, paths[0], paths[1], note), (), question)
+        question = HoldOutQuestion(data=facts.train, columns=columns, train=str(folder / paths[0]), validation=str(folder / paths[1]))
+        return _PlannedSite(Site(name, claim, paths[0], paths[1], note, columns), (), question)
     validation = Path(facts.validation)
     paths = _path("train", train), _path("validation", validation)
     links = link_of(folder, paths[0], train.absolute()), link_of(folder, paths[1], validation.absolute())
     note = f"{origin} and {excerpt(str(validation.absolute()), 300)!r}, by links."
-    return _PlannedSite(Site(name, claim, paths[0], paths[1], note), links)
+    return _PlannedSite(Site(name, claim, paths[0], paths[1], note, columns), links)
 
 
 def _path(part: str, source: Path) -> str:
@@ -225,16 +230,16 @@ def _model_links(model: _Model, volumes: Path) -> list[Link]:
     return [Link(volumes / MODELS / model.source.rpartition("/")[2], model.folder.absolute())] if model.folder else []
 
 
-def _require_valid(text: str, target: Path | None) -> None:
-    """What is written passes `fedpipe validate`: names of columns, for example, may be too long for the API."""
-    problems = read_documents(text, str(target or "fedpipe.yaml")).problems
-    if problems:
-        raise CannotTellError("\n".join(map(str, problems)))
+def _require_valid(text: str, target: Path | None) -> TaskSpec:
+    """The task of what is written, which passes `fedpipe validate`: names of columns, for example, may be too long for the API."""
+    found = read_documents(text, str(target or "fedpipe.yaml"))
+    if found.problems:
+        raise CannotTellError("\n".join(map(str, found.problems)))
+    return next(one.value.spec.task for one in found.objects if isinstance(one.value, FederatedFineTune))
 
 
-def _write(target: Path, text: str, links: Sequence[Link], planned: Sequence[_PlannedSite], *, force: bool) -> None:
+def _write(target: Path, text: str, links: Sequence[Link], questions: Sequence[HoldOutQuestion], *, force: bool) -> None:
     """Write what is held out, which may fail, then the links, and the YAML last: where it is, the rest is, too."""
-    questions = [one.hold_out for one in planned if one.hold_out]
     files = [Path(path) for question in questions for path in (question.train, question.validation)]
     wanted = [link for link in links if not _is_made(link)]
     for path in [*(link.path for link in wanted), *files]:
@@ -272,5 +277,28 @@ def _tell(target: Path, guess: Guess, planned: Sequence[_PlannedSite]) -> None:
     typer.echo(f"{target}: a {guess.fields['type']} run of {', '.join(one.site.name for one in planned)}: {guess.why}.")
     for one in guess.instead:
         typer.echo(f"  or: {one}")
+
+
+def _check(target: Path) -> None:
+    """Read the first rows by the objects that were written, as a run would, and say what was found and what comes next.
+
+    Raises:
+        typer.Exit: a run could not begin.
+    """
+    from fedpipe_operator.cli.check_data import Where, check_first_rows  # noqa: PLC0415 - what is refused before needs none of its imports
+
+    objects, problems = read([target])
+    if problems:
+        raise CannotTellError("\n".join(map(str, problems)))
     file = shlex.quote(str(target))
-    typer.echo(f"next: fedpipe validate {file} --data, then fedpipe run {file}")
+    next_ = f"fedpipe validate {file} --data, then fedpipe run {file}"
+    _note("reading the first rows as a run does…")
+    try:
+        is_good = check_first_rows(objects, Where(volumes_beside(target)))
+    except UserError as error:
+        _note(f"warning: the data were not read as a run reads them: {error.reason}: {error.message}")
+        is_good = True
+    if not is_good:
+        typer.echo(f"next: correct this; after a change of the data, give the same command with --force. Then {next_}")
+        raise typer.Exit(_INVALID)
+    typer.echo(f"next: {next_}")

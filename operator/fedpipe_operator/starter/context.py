@@ -28,6 +28,8 @@ class Guess:
     """Where labels are left out: why, and what to do."""
     characters: int = 0
     """Of the longest row that was seen, in the columns that are read."""
+    optional: tuple[str, ...] = ()
+    """Columns of some site's data that the task also reads, where the site's policy allows them."""
 
 
 @dataclass(frozen=True)

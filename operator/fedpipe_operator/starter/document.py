@@ -36,6 +36,8 @@ class Site:
     validation: str
     origin: str
     """Where the data are from, for the comment."""
+    columns: tuple[str, ...]
+    """Those that the task reads of these data."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Choices:
 
 def write_document(guess: Guess, choices: Choices) -> str:
     """The YAML of the run and of its sites."""
-    documents = [_run(guess, choices), *(_site(guess, choices, site) for site in choices.sites)]
+    documents = [_run(guess, choices), *(_site(choices, site) for site in choices.sites)]
     return "---\n".join("\n".join(lines) + "\n" for lines in documents)
 
 
@@ -162,7 +164,7 @@ def _evaluation(guess: Guess, model: ModelFacts) -> Iterator[str]:
         yield f"  evaluation: {{maxNewTokens: {max(1, model.positions // 2)}}}"
 
 
-def _site(guess: Guess, choices: Choices, site: Site) -> list[str]:
+def _site(choices: Choices, site: Site) -> list[str]:
     alone = len(choices.sites) == 1
     return [
         f"apiVersion: {API_VERSION}",
@@ -185,7 +187,7 @@ def _site(guess: Guess, choices: Choices, site: Site) -> list[str]:
         *([f"  modelClaims: [{choices.model_claim}]"] if choices.model_claim else []),
         *_comment(_policy_note(alone=alone), 2),
         "  policy:",
-        f"    columns: [{', '.join(map(scalar, guess.columns))}]",
+        f"    columns: [{', '.join(map(scalar, site.columns))}]",
         *(["    minSites: 1"] if alone else []),
     ]
 

@@ -11,6 +11,7 @@ from typing import Final
 from fedpipe_operator.starter.context import CannotTellError, Context, Guess, text_names
 from fedpipe_operator.starter.heads import flags_of, head, named_head, problem_to_predict
 from fedpipe_operator.starter.judged import refuse_compared, refuse_graded
+from fedpipe_operator.starter.optional import with_optional
 from fedpipe_operator.starter.roles import SENTENCES, Wanted, common_columns, described, is_text, problem_of, shown, texts_of, words_of
 from fedpipe_trainer.contract import FORMAT_COLUMNS
 from fedpipe_trainer.contract.inspection import ColumnFacts, DataFacts, ModelFacts
@@ -24,9 +25,15 @@ _INPUTS_AND_OUTPUTS: Final = (
     *(("document", "summary"), ("dialogue", "summary"), ("text", "summary"), ("note", "summary"), ("prompt", "completion")),
 )
 """Columns of which the second is written for the first, whatever the case of their names."""
-_ASKING: Final = frozenset({"user", "customer", "client", "human", "patient", "caller", "visitor", "question", "prompt", "query"})
-_ANSWERING: Final = frozenset({"assistant", "agent", "bot", "gpt", "support", "staff", "answer", "reply", "response"})
-"""Words in the headers of exported chats: `Customer Message`, `agentReply`."""
+_ASKING: Final = frozenset(
+    {"user", "customer", "client", "human", "patient", "caller", "visitor", "question", "prompt", "query"}
+    | {"frage", "anfrage", "kunde", "pregunta", "pergunta", "domanda"}
+)
+_ANSWERING: Final = frozenset(
+    {"assistant", "agent", "bot", "gpt", "support", "staff", "answer", "reply", "response"}
+    | {"antwort", "respuesta", "resposta", "risposta"}
+)
+"""Words in the headers of exported chats: `Customer Message`, `agentReply`, `Antwort`."""
 _IN_TEMPLATES: Final = re.compile(r"[^{}\[\]:!.]+(\.[^{}\[\]:!.]+)*")
 """Names of columns that a template takes."""
 _WRITERS: Final = ("role", "from", "speaker", "sender", "author")
@@ -57,23 +64,32 @@ def guess_task(data: Sequence[DataFacts], model: ModelFacts, wanted: Wanted) -> 
     columns = common_columns(data)
     if not columns:
         raise CannotTellError(_nothing_in_common(data))
+    if broken := [name for name, column in columns.items() if column.kinds[:1] == ("text in no UTF-8",)]:
+        raise CannotTellError(f"most texts in {', '.join(map(shown, broken))} are not UTF-8: save the file as UTF-8")
     context = Context(columns, data, model, wanted)
     for name in filter(None, (wanted.text, wanted.label)):
         if name not in columns:
             raise CannotTellError(f"there is no column {shown(name)}: the data have {described(columns)}")
     for rule in _rules(context):
         if (found := rule(context)) is not None:
-            return _with_unread(found, context)
+            return _with_unread(with_optional(found, data), context)
     raise CannotTellError(_unknown(context))
 
 
 def _with_unread(found: Guess, context: Context) -> Guess:
-    """The guess with a note of the columns that may belong to it and that it does not read, unless it names them already."""
+    """The guess with a note of the columns that may belong to it and that it does not read, unless it names them already.
+
+    Of a table without a header, the first row is taken for one: that is told, too, where it can be seen.
+    """
     told = " ".join(found.instead)
     filled = [name for name, column in context.columns.items() if column.longest_characters > len("[]") and name.lower() in _MAY_BELONG]
-    unread = [name for name in filled if name not in found.columns and shown(name) not in told]
-    note = f"not read: {', '.join(map(shown, unread))}. What of it the model needs has to be in the columns that are read"
-    return replace(found, instead=(*found.instead, note)) if unread else found
+    unread = [name for name in filled if name not in {*found.columns, *found.optional} and shown(name) not in told]
+    notes = (
+        [f"not read: {', '.join(map(shown, unread))}. What of it the model needs has to be in the columns that are read"] if unread else []
+    )
+    if named := [name for name in found.columns if name in context.columns and name in context.columns[name].labels]:
+        notes.append(f"{shown(named[0])} is a value of its own column, too: if the file has no header, write one as its first line")
+    return replace(found, instead=(*found.instead, *notes))
 
 
 def _nothing_in_common(data: Sequence[DataFacts]) -> str:
@@ -135,7 +151,8 @@ def _preference(context: Context) -> Guess | None:
 
 
 def _conversations(context: Context) -> Guess | None:
-    chats = [column for column in context.columns.values() if column.shape in {"messages", "turns"} and column.name not in _OF_OTHER_TASKS]
+    others = {*_OF_OTHER_TASKS, *(("history",) if _input_and_output(context) else ())}  # what was said before an answer is none
+    chats = [column for column in context.columns.values() if column.shape in {"messages", "turns"} and column.name not in others]
     if not chats:
         return None
     column = next((one for one in chats if one.name in {"messages", "conversations"}), chats[0])
@@ -147,9 +164,11 @@ def _conversations(context: Context) -> Guess | None:
     fields |= {"messages": column.name} if column.name != usual else {}
     fields |= {"tools": tools} if tools else {}
     keys = "role and content" if is_messages else "from and value"
-    others = [f"another column has conversations, too: messages: {shown(one.name)}" for one in chats if one is not column]
+    more = [f"another column has conversations, too: messages: {shown(one.name)}" for one in chats if one is not column]
     why = f"{shown(column.name)} has lists of turns with {keys}: a chat, rendered by the model's own template. The assistant's turns count"
-    return Guess(fields, tuple(filter(None, (column.name, tools))), why, tuple(others), characters=column.longest_characters)
+    columns = tuple(filter(None, (column.name, tools)))
+    characters = sum(context.columns[name].longest_characters for name in columns)
+    return Guess(fields, columns, why, tuple(more), characters=characters)
 
 
 def _require_chat_model(model: ModelFacts, column: ColumnFacts) -> None:
@@ -219,10 +238,18 @@ def _input_and_output(context: Context) -> tuple[str, str] | None:
     for source, target in _INPUTS_AND_OUTPUTS:
         if source in by_name and target in by_name:
             return by_name[source], by_name[target]
+    languages = [name for name in texts if _is_language(name)]
+    if len(languages) == _BOTH:
+        return languages[0], languages[1]
     sentences = {name: words_of(name) for name in texts if context.columns[name].share_of_sentences >= SENTENCES}
     asking = [name for name, words in sentences.items() if words & _ASKING and not words & _ANSWERING]
     answering = [name for name, words in sentences.items() if words & _ANSWERING and not words & _ASKING]
     return (asking[0], answering[0]) if len(asking) == len(answering) == 1 else None
+
+
+def _is_language(name: str) -> bool:
+    """Whether it is a text in an object of translations, by language, as data sets of a hub have them: `translation.de`."""
+    return name.rpartition(".")[0] == "translation"
 
 
 def _template(context: Context) -> Guess | None:
@@ -239,6 +266,8 @@ def _template(context: Context) -> Guess | None:
         if left_out
         else []
     )
+    if _is_language(target):
+        instead.append(f"to translate into {shown(source)}, exchange prompt and response")
     why = f"{shown(target)} is written for {shown(source)}: templates over these columns. The response counts"
     characters = sum(context.columns[name].longest_characters for name in pair)
     return Guess(fields, pair, why, tuple(instead), characters=characters)
@@ -251,6 +280,8 @@ def _plain_text(context: Context) -> Guess | None:
         problem_to_predict(label)  # it has none: it is not left out without a word
     if not texts or not is_text(texts[0]):
         return None
+    if not context.wanted.text:
+        _refuse_functions(context)
     is_clear = texts[0].share_of_sentences >= SENTENCES and (len(texts) == 1 or texts[0].name == "text")
     if not is_clear and not context.wanted.text:
         return None
@@ -262,6 +293,19 @@ def _plain_text(context: Context) -> Guess | None:
     why = f"{shown(texts[0].name)} has texts, and no column has labels or answers: continued pre-training. Every token counts"
     instead = (f"other columns have texts, too, and are not read: {', '.join(shown(one.name) for one in texts[1:])}",) if texts[1:] else ()
     return Guess(fields, (texts[0].name,), why, instead, characters=texts[0].longest_characters)
+
+
+def _refuse_functions(context: Context) -> None:
+    """Refuses texts beside functions to call: learnt as plain texts, they would teach no call.
+
+    Raises:
+        CannotTellError: there is a column of functions.
+    """
+    functions = next((name for name in _TOOLS if name in context.columns and context.columns[name].shape == "objects"), "")
+    if functions:
+        found = f"{shown(functions)} has functions that a model may call, and no column has conversations in which it does"
+        advice = "make a column messages of each row, whose assistant's turns have tool_calls (docs/task-formats.md)"
+        raise CannotTellError(f"{found}: {advice}; to learn from the texts alone, give --text COLUMN")
 
 
 def _text_with_a_group(context: Context) -> Guess | None:

@@ -1,7 +1,7 @@
 """Questions about files of this machine that `fedpipe init` and `fedpipe validate --data` ask a trainer's process, and its answers.
 
-They are for who sits at the machine and stay on it: no task, and nothing that a site sends. One question as JSON goes to the standard
-input of `python -m fedpipe_trainer --inspect`, one answer comes from its standard output.
+They are for who sits at the machine and stay on it: no task, and nothing that a site sends. Each question is a line of JSON on the standard
+input of `python -m fedpipe_trainer --inspect`, and its answer a line of its standard output.
 """
 
 from typing import Annotated, Literal
@@ -9,14 +9,21 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from fedpipe_trainer.contract.base import Wire
+from fedpipe_trainer.contract.objective import Objective
 from fedpipe_trainer.contract.policy import MAX_POLICY_LABELS
 from fedpipe_trainer.contract.result import Failure
 from fedpipe_trainer.contract.task import ProfileTask
 
-ValueKind = Literal["text", "integer", "number", "boolean", "list", "object", "other"]
-ListShape = Literal["messages", "turns", "labels", "objects"]
-"""What the lists of a column hold: objects with role and content, objects with from and value, labels, or other objects."""
+ValueKind = Literal["text", "text in no UTF-8", "integer", "number", "boolean", "list", "object", "other"]
+ListShape = Literal["messages", "turns", "labels", "objects", "pairs"]
+"""What the lists of a column hold: objects with role and content, objects with from and value, labels, other objects (or the JSON of
+objects), or pairs of texts."""
 ModelKind = Literal["decoder", "encoder", "encoder-decoder", "unknown"]
+
+
+def one_line(text: str) -> str:
+    """A JSON text as a line: its line ends are between values, for those in a text are escaped."""
+    return text.replace("\n", "")
 
 
 class InspectQuestion(Wire):
@@ -111,6 +118,8 @@ class HoldOutQuestion(Wire):
     train: str
     """The path of the file that is written."""
     validation: str
+    objective: Objective | None = None
+    """Of the task: rows that it cannot use are no part of the validation file. None: any row may be."""
 
 
 class HeldOut(Wire):
@@ -128,6 +137,8 @@ class CheckQuestion(Wire):
 
     kind: Literal["check"] = "check"
     tasks: Annotated[tuple[ProfileTask, ...], Field(min_length=1, max_length=1000)]
+    first_rows: bool = False
+    """Whether the first rows of each file are enough, which takes seconds however large it is."""
 
 
 class FileCheck(Wire):
@@ -139,6 +150,8 @@ class FileCheck(Wire):
     """Rows that cannot be used, or that policy.labels leaves out."""
     dropped: int = 0
     """Rows of a label that the run does not have."""
+    is_whole: bool = True
+    """Whether these are all rows of the file."""
     notes: tuple[str, ...] = ()
     """Why rows are skipped or dropped, each naming the first."""
     labels: Annotated[dict[str, int], Field(max_length=MAX_POLICY_LABELS)] = {}

@@ -20,7 +20,7 @@ from fedpipe_trainer.data.examples import IGNORED, Example, Examples, blocks_of,
 from fedpipe_trainer.data.formats import labels_of, prompt_key, references_of, shown_prompt
 from fedpipe_trainer.data.found_labels import with_found_labels
 from fedpipe_trainer.data.preferences import is_sample, shown_pair
-from fedpipe_trainer.data.readers import files_of
+from fedpipe_trainer.data.readers import Bounds, files_of
 from fedpipe_trainer.data.rows import Row, Rows, read_rows
 from fedpipe_trainer.data.selection import select_rows, with_run_labels
 from fedpipe_trainer.data.templates import columns_of, fill
@@ -29,6 +29,7 @@ from fedpipe_trainer.data.tokenizer import Tokenizer
 __all__ = [
     "IGNORED",
     "Batch",
+    "Bounds",
     "Example",
     "Examples",
     "Row",

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,12 +13,11 @@ from typing import Any, Final, NamedTuple
 from fedpipe_trainer.contract.inspection import ColumnFacts, ListShape, ValueKind
 from fedpipe_trainer.data.formats import read_number
 from fedpipe_trainer.data.found_labels import ROWS_OF_A_LABEL
-from fedpipe_trainer.data.readers import BadRowError, Record, column_names, is_utf8, read_records
+from fedpipe_trainer.data.python_text import parse_spelled
+from fedpipe_trainer.data.readers import MOST_ROWS, BadRowError, Bounds, FirstRecords, column_names, is_utf8, read_records
+from fedpipe_trainer.data.rows import BadRows, check_bad_share
 from fedpipe_trainer.data.values import BadValueError, read_label
 
-MOST_ROWS: Final = 2000
-_MOST_CHARACTERS: Final = 32 * 2**20
-"""Of the rows that are looked at, after which no further one is."""
 _MOST_COLUMNS: Final = 500
 _LONGEST_NAME: Final = 253
 """As of the API's columns."""
@@ -46,36 +46,27 @@ def look_at(path: Path, most_rows: int = MOST_ROWS) -> Look:
     """Look at the first rows of a file or folder of data.
 
     Raises:
-        TaskFailed: BadData, as `read_records`; also where a column is there twice.
+        TaskFailed: BadData, as `read_records`; also where a column is there twice, or no row can be read.
         OSError: it cannot be read.
     """
     names = column_names(path)
     # Of text files the names are those of the first rows; a header that has one twice is refused when it is asked for.
-    records = _first(read_records(path, names).numbered, most_rows) if names else _First([], is_whole=True)
-    good = [record for record in records.found if not isinstance(record, BadRowError)]
+    numbered, unit = read_records(path, names)
+    first, good, bad = FirstRecords(numbered, Bounds(most_rows)), [], BadRows()
+    for number, record in first:
+        if isinstance(record, BadRowError):
+            bad.add(number, record)
+        else:
+            good.append(record)
+    if bad.count and not good:
+        check_bad_share(path, 0, bad, unit)
     seen: dict[str, _Seen] = {}
     for record in good:
         for name, value in _columns(record):
             if len(seen) < _MOST_COLUMNS or name in seen:
                 seen.setdefault(name, _Seen()).add(value)
     columns = tuple(one.facts(name) for name, one in seen.items() if 0 < len(name) <= _LONGEST_NAME and is_utf8(name))
-    return Look(columns, len(good), len(records.found) - len(good), records.is_whole)
-
-
-class _First(NamedTuple):
-    found: list[Record]
-    is_whole: bool
-
-
-def _first(numbered: Iterator[tuple[int, Record]], most_rows: int) -> _First:
-    found: list[Record] = []
-    characters = 0
-    for _, record in numbered:
-        if len(found) == most_rows or characters > _MOST_CHARACTERS:
-            return _First(found, is_whole=False)
-        found.append(record)
-        characters += 0 if isinstance(record, BadRowError) else sum(len(value) for value in record.values() if isinstance(value, str))
-    return _First(found, is_whole=True)
+    return Look(columns, len(good), bad.count, first.is_whole)
 
 
 def _columns(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -187,18 +178,22 @@ _KINDS: Final[tuple[tuple[type, ValueKind], ...]] = (
 
 def _kind(value: Any) -> ValueKind:  # noqa: ANN401 - any value of a data file
     if isinstance(value, str):
-        return "text" if is_utf8(value) else "other"
+        return "text" if is_utf8(value) else "text in no UTF-8"
     return next((kind for type_, kind in _KINDS if isinstance(value, type_)), "other")
 
 
 def _list_of(value: Any) -> list[Any] | None:  # noqa: ANN401 - any value of a data file
-    """The items of a list, or of the JSON of one as text, which is how a table has it."""
+    """The items of a list, or of the JSON of one as text, or Python's spelling, which is how a table has it."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+        value = _parsed(value)
     return value if isinstance(value, list) else None
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 - any value of JSON
+    """What a text is the JSON of; None: of nothing."""
+    with suppress(ValueError):
+        return parse_spelled(text)
+    return None
 
 
 def _shape(items: Sequence[Any]) -> ListShape | None:
@@ -209,4 +204,8 @@ def _shape(items: Sequence[Any]) -> ListShape | None:
         if all("role" in one for one in names):
             return "messages"
         return "turns" if all({"from", "value"} <= one for one in names) else "objects"
+    if all(isinstance(item, list) and [type(one) for one in item] == [str, str] for item in items):
+        return "pairs"
+    if all(isinstance(item, str) and item.lstrip()[:1] == "{" and isinstance(_parsed(item), Mapping) for item in islice(items, 8)):
+        return "objects"
     return "labels" if all(isinstance(item, str | int) for item in items) else None

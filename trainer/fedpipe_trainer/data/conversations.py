@@ -1,7 +1,8 @@
 """Conversations: a list of turns, each with a role and a content, from a column of the data to one canonical form.
 
 Two forms are read: `messages` as of OpenAI and TRL (`role`, `content`), and ShareGPT (`from`, `value`). Either is a list, or its JSON as
-text, which is how a CSV file has it. The canonical form is the JSON text of the messages that a chat template takes.
+text, which is how a CSV file has it. The canonical form is the JSON text of the messages that a chat template takes. What a tool answered
+may be any value of JSON: it becomes its JSON text, as templates that take objects write them.
 """
 
 import json
@@ -25,11 +26,16 @@ _SHARE_GPT_ROLES: Final = {
     "chatgpt": "assistant",
     "assistant": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "observation": "tool",
     "function_response": "tool",
     "tool_response": "tool",
     "tool": "tool",
 }
+_CALLING: Final = frozenset({"function_call", "tool_call"})
+"""Speakers whose value is a call of a function, or several: LLaMA-Factory's, and ms-swift's."""
+_PARTS: Final = frozenset({"text", "image", "image_url", "audio", "input_audio", "video", "file"})
+"""Types of the parts of a content, as OpenAI has them."""
 _KEPT: Final = ("name", "tool_call_id", "reasoning_content")
 """Other texts of a message that chat templates read."""
 _MOST_TURNS: Final = 1000
@@ -115,12 +121,18 @@ def read_share_gpt(value: Any) -> str:  # noqa: ANN401 - likewise
 def read_tools(value: Any) -> str:  # noqa: ANN401 - likewise
     """The functions that the assistant may call, as JSON text: none for None, an empty list and an empty text.
 
+    A function alone is a list of one. In a list, each may be its JSON as text, since a column of parquet has objects of one form only.
+
     Raises:
         BadValueError: it is no list of objects.
     """
     if isinstance(value, str):
         value = _parse(value, "functions") if value.strip() else None
-    return "[]" if value is None or value == [] else _dump(_objects(value, "functions"))
+    if value in (None, [], {}):
+        return "[]"
+    listed = value if isinstance(value, list) else [value]
+    parsed = [_parse(one, "functions") if isinstance(one, str) else one for one in listed]
+    return _dump([_function(one) for one in _objects(parsed, "functions")])
 
 
 def read_history(value: Any) -> str:  # noqa: ANN401 - likewise
@@ -137,6 +149,13 @@ def read_history(value: Any) -> str:  # noqa: ANN401 - likewise
     if not pairs or not all(isinstance(pair, list) and [type(one) for one in pair] == [str, str] for pair in pairs):
         raise BadValueError("it is not a list of pairs of texts, each a prompt and its response")
     return _dump(pairs)
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function in the object that chat templates expect around it, and that LLaMA-Factory's files leave out."""
+    if tool.get("function") is not None or not isinstance(tool.get("name"), str):
+        return tool
+    return {"type": "function", "function": {key: value for key, value in tool.items() if key not in {"type", "function"}}}
 
 
 def text_of(messages: Sequence[Message]) -> str:
@@ -200,9 +219,22 @@ def _message(at: int, message: Mapping[str, Any]) -> Message:
         raise BadValueError(f"turn {at} has no role, or another one than {', '.join(ROLES)}")
     calls = _calls(at, message.get("tool_calls")) or _calls(at, message.get("function_call")) if role == "assistant" else []
     is_needed = not calls and role in {"user", "assistant"}
-    made: Message = {"role": role, "content": _content(at, message.get("content"), is_needed=is_needed)}
+    read = _told if role == "tool" else _content
+    made: Message = {"role": role, "content": read(at, message.get("content"), is_needed=is_needed)}
     kept = {key: message[key] for key in _KEPT if isinstance(message.get(key), str) and message[key]}
     return made | kept | ({"tool_calls": calls} if calls else {})
+
+
+def _told(at: int, content: Any, *, is_needed: bool) -> str:  # noqa: ANN401 - any value of a data file
+    """What a tool answered: a text, or the JSON of an object, a list, a number or a boolean."""
+    is_parts = isinstance(content, list) and content and all(isinstance(one, Mapping) and _is_part(one) for one in content)
+    if isinstance(content, str | None) or is_parts:
+        return _content(at, content, is_needed=is_needed)
+    return _dump(content)
+
+
+def _is_part(one: Mapping[str, Any]) -> bool:
+    return isinstance(one.get("type"), str) and one["type"] in _PARTS
 
 
 def _content(at: int, content: Any, *, is_needed: bool) -> str:  # noqa: ANN401 - any value of a data file
@@ -213,7 +245,8 @@ def _content(at: int, content: Any, *, is_needed: bool) -> str:  # noqa: ANN401 
             raise BadValueError(f"turn {at} has a part that is not text")
         content = "".join(map(str, parts))
     if not isinstance(content, str | None):
-        raise BadValueError(f"turn {at} has a content that is not text")
+        advice = "of a tool's turns alone it may be an object, a list or a number, so write it as text"
+        raise BadValueError(f"turn {at} has a content that is not text: {advice}")
     if is_needed and not (content or "").strip():
         raise BadValueError(f"turn {at} has no content")
     return content or ""
@@ -238,11 +271,11 @@ def _call(at: int, call: Any) -> dict[str, Any]:  # noqa: ANN401 - any value of 
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise BadValueError(f"turn {at} calls a function without a name")
-    arguments = function.get("arguments") or {}
+    arguments = function.get("arguments") or function.get("parameters") or {}  # the latter as Llama 3 spells a call
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = parse_spelled(arguments)
+        except ValueError:
             raise BadValueError(f"turn {at} calls a function with arguments that are not JSON") from None
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
@@ -253,8 +286,8 @@ def _share_gpt_message(at: int, turn: Mapping[str, Any]) -> Message:
     role = _role(speaker, _SHARE_GPT_ROLES)
     if role is None:
         raise BadValueError(f"turn {at} names no sender, or another one than {', '.join(_SHARE_GPT_ROLES)}")
-    if str(speaker).lower() != "function_call":
-        return _message(at, {"role": role, "content": turn.get("value")})
+    if str(speaker).lower() not in _CALLING:
+        return _message(at, {**turn, "role": role, "content": turn.get("value")})
     if not (calls := _calls(at, turn.get("value"))):
         raise BadValueError(f"turn {at} calls a function, and is not the JSON of its name and arguments")
     return {"role": role, "content": "", "tool_calls": calls}

@@ -75,15 +75,15 @@ def labels_of(row: Mapping[str, str], objective: SequenceClassification) -> tupl
 
 
 def read_labels(value: Any) -> str:  # noqa: ANN401 - any value of a data file
-    """A list of labels, or its JSON as text, as JSON text: each once, in order. A row may have none.
+    """A list of labels, or its JSON or Python's spelling as text, as JSON text: each once, in order. A row may have none.
 
     Raises:
         BadValueError: it is no list of labels, see `read_label`.
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_spelled(value)
+        except ValueError:
             raise BadValueError("it is a text, but not the JSON of a list of labels") from None
     if not isinstance(value, list):
         raise BadValueError("it is not a list of labels")

@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fedpipe_trainer.data.readers import BadRowError, bad_data, is_data_file, is_utf8, read_records, suffix_of
+from fedpipe_trainer.data.readers import BadRowError, Record, bad_data, is_data_file, is_utf8, read_records, suffix_of
 from fedpipe_trainer.data.readers.folders import SAVED_STATE
 from fedpipe_trainer.data.rows import BadRows, check_bad_share
-from fedpipe_trainer.data.values import value_of
+from fedpipe_trainer.data.values import Columns, select_columns, value_of
 
 _WORDS: Final = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|eval|test|testing)(?![a-z])")
 _TRAIN: Final = ("train", "training")
@@ -119,28 +119,36 @@ class HeldOutRows(NamedTuple):
     skipped: int
 
 
-def hold_out(path: Path, columns: Sequence[str], train: Path, validation: Path) -> HeldOutRows:
+def hold_out(path: Path, columns: Columns, train: Path, validation: Path) -> HeldOutRows:
     """Write these columns of the rows to two files of JSON lines: a tenth of the rows, at most a thousand, is for validation.
 
-    Which rows is decided by their content: equal rows go into the same file, and a second call writes the same. The data are read twice.
+    Which rows is decided by their content: equal rows go into the same file, and a second call writes the same. A row whose columns cannot
+    be used is for training, where it is one of more: such rows are often equal, as those without a text. The data are read twice.
 
     Raises:
         TaskFailed: BadData; fewer than two rows differ, or as `read_rows`.
         OSError: a file cannot be read or written.
     """
-    bad, digests = BadRows(), array("Q")
+    bad, digests, count = BadRows(), array("Q"), 0
     for line in _lines(path, columns, bad):
-        digests.append(_digest(line))
-    unit = "row"
-    check_bad_share(path, len(digests), bad, unit)
+        count += 1
+        digests.extend([_digest(line.text)] if line.is_usable else [])
+    check_bad_share(path, count, bad, "row")
+    if not digests:  # whoever reads the two files says why
+        return hold_out(path, anything_in(columns.names), train, validation)
     limit = _limit(sorted(digests), path)
     written = {True: 0, False: 0}
     with train.open("w", encoding="utf-8") as kept, validation.open("w", encoding="utf-8") as held:
         for line in _lines(path, columns, BadRows()):
-            is_held = _digest(line) <= limit
-            (held if is_held else kept).write(line + "\n")
+            is_held = line.is_usable and _digest(line.text) <= limit
+            (held if is_held else kept).write(line.text + "\n")
             written[is_held] += 1
     return HeldOutRows(written[False], written[True], bad.count)
+
+
+def anything_in(names: Sequence[str]) -> Columns:
+    """Columns of which any value can be used."""
+    return Columns(names, dict.fromkeys(names, lambda _value: ""))
 
 
 def _limit(ordered: Sequence[int], path: Path) -> int:
@@ -157,20 +165,35 @@ def _digest(line: str) -> int:
     return int.from_bytes(sha256(line.encode()).digest()[:_DIGEST], "big")
 
 
-def _lines(path: Path, columns: Sequence[str], bad: BadRows) -> Iterator[str]:
-    """The rows as JSON. What cannot be read is counted."""
-    for number, record in read_records(path, columns).numbered:
+class _Line(NamedTuple):
+    """A row as JSON, and whether its columns can be used."""
+
+    text: str
+    is_usable: bool
+
+
+def _lines(path: Path, columns: Columns, bad: BadRows) -> Iterator[_Line]:
+    """The rows. What cannot be read is counted."""
+    for number, record in read_records(path, columns.names).numbered:
         try:
             if isinstance(record, BadRowError):
                 raise record
-            line = json.dumps({column: _plain(value_of(record, column)) for column in columns}, ensure_ascii=False)
+            line = json.dumps({column: _plain(value_of(record, column)) for column in columns.names}, ensure_ascii=False)
         except (BadRowError, ValueError, TypeError, RecursionError) as error:
             bad.add(number, error if isinstance(error, BadRowError) else BadRowError("it has a value that JSON does not have"))
             continue
         if is_utf8(line):
-            yield line
+            yield _Line(line, _is_usable(record, columns))
         else:
             bad.add(number, BadRowError("it is not UTF-8: save the file as UTF-8"))
+
+
+def _is_usable(record: Record, columns: Columns) -> bool:
+    try:
+        select_columns(record, columns)
+    except BadRowError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of a data file

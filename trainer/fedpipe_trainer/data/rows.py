@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from fedpipe_trainer.data.readers import BadRowError, bad_data, read_records
+from fedpipe_trainer.data.readers import BadRowError, Bounds, FirstRecords, bad_data, read_records
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.table import Row, RowTable
 from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
@@ -39,6 +39,8 @@ class Rows:
     """Why rows were left out, each note with their number; they quote nothing."""
     folder: Path | None = None
     """Where many rows are on the disk, see `SpilledBytes`."""
+    is_whole: bool = True
+    """Whether these are the rows of the whole file."""
 
     def at(self, kept: Sequence[int]) -> "Rows":
         """Those of these rows alone, by their positions."""
@@ -65,12 +67,14 @@ class BadRows:
         return f"{self.count} of {good + self.count} rows of {path} cannot be used, the first at {unit} {number}: {reason}"
 
 
-def read_rows(
+def read_rows(  # noqa: PLR0913 -- what is read of a file, and how much of it
     path: str | Path,
     columns: Sequence[str],
     readers: Mapping[str, ValueReader] | None = None,
     check: Callable[[Row], None] | None = None,
+    *,
     folder: Path | None = None,
+    bounds: Bounds | None = None,
 ) -> Rows:
     """Read these columns of the rows of the file or folder `path`: they alone are decoded and kept, on the disk if they are many.
 
@@ -82,6 +86,7 @@ def read_rows(
         readers: by column whose value is not simply a text: how it becomes one.
         check: raises `BadValueError` for a row whose columns do not fit together.
         folder: on whose volume many rows are kept, see `SpilledBytes`.
+        bounds: how much of the file is read, at most; None: all of it.
 
     Raises:
         TaskFailed: BadData if the file cannot be read, has no good row, or has more than 1 % bad rows. The message
@@ -91,8 +96,9 @@ def read_rows(
     wanted = Columns(columns, readers or {}, check)
     good, lines, bad = RowTable(columns, folder), Integers(folder=folder), BadRows()
     try:
-        records, unit = read_records(path, columns)
-        for number, record in records:
+        numbered, unit = read_records(path, columns)
+        first = FirstRecords(numbered, bounds)
+        for number, record in first:
             try:
                 good.append(select_columns(record, wanted))
                 lines.append(number)
@@ -101,7 +107,8 @@ def read_rows(
     except OSError as error:
         raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
     check_bad_share(path, len(good), bad, unit)
-    return Rows(good, bad.count, lines, unit, notes=(bad.summary(path, len(good), unit),) if bad.count else (), folder=folder)
+    notes = (bad.summary(path, len(good), unit),) if bad.count else ()
+    return Rows(good, bad.count, lines, unit, notes=notes, folder=folder, is_whole=first.is_whole)
 
 
 def check_bad_share(path: Path, good: int, bad: BadRows, unit: str) -> None:

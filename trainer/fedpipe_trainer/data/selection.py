@@ -12,7 +12,7 @@ from pathlib import Path
 from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification, optional_columns
 from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
 from fedpipe_trainer.data.preferences import is_tie
-from fedpipe_trainer.data.readers import column_names
+from fedpipe_trainer.data.readers import Bounds, column_names
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.templates import columns_of
@@ -22,11 +22,13 @@ from fedpipe_trainer.printable import printable
 _LOG = logging.getLogger(__name__)
 
 
-def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, folder: Path | None = None) -> Rows:
+def select_rows(
+    path: str | Path, objective: Objective, policy: DataPolicy, folder: Path | None = None, bounds: Bounds | None = None
+) -> Rows:
     """Read the rows of this file that a task may use. Those that the policy leaves out count as skipped, those of other labels as dropped.
 
     Pairs of equal answers count as skipped, too. Of the columns that a format may have (`optional_columns`), those that the policy
-    allows are read. Many rows are kept on the volume of `folder`, see `SpilledBytes`.
+    allows are read. Many rows are kept on the volume of `folder`, see `SpilledBytes`. With bounds, the first rows alone are read.
 
     Raises:
         TaskFailed: PolicyDenied, the policy leaves out every row; BadData, a row has a label that the objective does not have, or, if it
@@ -35,7 +37,8 @@ def select_rows(path: str | Path, objective: Objective, policy: DataPolicy, fold
     """
     optional = optional_columns(objective)
     allowed = [column for column in optional if policy.columns is None or column in policy.columns]
-    found = read_rows(path, [*columns_of(objective), *allowed], value_readers(objective), row_check(objective), folder)
+    columns = [*columns_of(objective), *allowed]
+    found = read_rows(path, columns, value_readers(objective), row_check(objective), folder=folder, bounds=bounds)
     _tell_unread(Path(path), set(optional) - set(allowed))
     if isinstance(objective, Preference):
         return _without_ties(path, found, objective)

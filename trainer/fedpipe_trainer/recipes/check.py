@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from fedpipe_trainer.consent import with_consent
 from fedpipe_trainer.contract import CausalLM, Failure, FailureReason, Objective, Preference, ProfileTask, SequenceClassification
 from fedpipe_trainer.contract.inspection import FileCheck, SiteCheck, TokenCheck
-from fedpipe_trainer.data import Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_found_labels, with_run_labels
+from fedpipe_trainer.data import Bounds, Examples, Rows, Tokenizer, encode, labels_of, select_rows, with_found_labels, with_run_labels
 from fedpipe_trainer.failures import failure_of
 from fedpipe_trainer.model import check_model, facts, read_tokenizer
 from fedpipe_trainer.model.headers import fetch_headers
@@ -20,6 +20,8 @@ from fedpipe_trainer.model.source import local_folder
 from fedpipe_trainer.task_runtime import TaskRuntime
 
 T = TypeVar("T")
+_FIRST_ROWS: Final = Bounds(characters=2**20)
+"""Some hundred thousand tokens, which are counted in seconds."""
 _UNCUT: Final = 131072
 """The largest maxLength."""
 
@@ -41,14 +43,18 @@ class _Findings:
             return None
 
 
-def check_site(task: ProfileTask, runtime: TaskRuntime) -> SiteCheck:
-    """What a profile of this site would find out before it measures; nothing is written."""
+def check_site(task: ProfileTask, runtime: TaskRuntime, *, first_rows: bool = False) -> SiteCheck:
+    """What a profile of this site would find out before it measures, or as much of it as the first rows of each file tell.
+
+    Nothing is written.
+    """
     found = _Findings()
     consent = found.attempt(lambda: with_consent(task))
     if consent is None:
         return SiteCheck(site=task.site, failures=tuple(found.failures))
     allowed = task.model_copy(update={"policy": consent.policy})
-    files = [_select(path, allowed, found) for path in (allowed.data.train, allowed.data.validation)]
+    bounds = _FIRST_ROWS if first_rows else None
+    files = [_select(path, allowed, bounds, found) for path in (allowed.data.train, allowed.data.validation)]
     read = [rows for rows in files if rows is not None]
     objective = found.attempt(lambda: with_found_labels(allowed.objective, read, allowed.policy)) if read else None
     folder = _model_folder(allowed, runtime, found)
@@ -64,8 +70,8 @@ def check_site(task: ProfileTask, runtime: TaskRuntime) -> SiteCheck:
     )
 
 
-def _select(path: str, task: ProfileTask, found: _Findings) -> Rows | None:
-    return found.attempt(lambda: select_rows(path, task.objective, task.policy))
+def _select(path: str, task: ProfileTask, bounds: Bounds | None, found: _Findings) -> Rows | None:
+    return found.attempt(lambda: select_rows(path, task.objective, task.policy, bounds=bounds))
 
 
 def _file_check(rows: Rows, objective: Objective | None, asked: Objective) -> FileCheck:
@@ -77,6 +83,7 @@ def _file_check(rows: Rows, objective: Objective | None, asked: Objective) -> Fi
         rows=len(rows.rows),
         skipped=rows.skipped,
         dropped=rows.dropped,
+        is_whole=rows.is_whole,
         notes=rows.notes,
         labels={label: counts[label] for label in known},
         other_labels=len(set(counts) - set(known)),

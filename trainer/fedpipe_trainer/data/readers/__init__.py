@@ -7,6 +7,7 @@ from typing import Final
 
 from fedpipe_trainer import stand_ins
 from fedpipe_trainer.data.readers.delimited import read_table
+from fedpipe_trainer.data.readers.first import MOST_ROWS, Bounds, FirstRecords
 from fedpipe_trainer.data.readers.folders import files_of
 from fedpipe_trainer.data.readers.json_files import read_json
 from fedpipe_trainer.data.readers.record import BadRowError, MissingColumnError, Record, Records, RepeatedNames, bad_data
@@ -14,7 +15,10 @@ from fedpipe_trainer.data.readers.text import COMPRESSIONS, is_utf8
 from fedpipe_trainer.errors import TaskFailed
 
 __all__ = [
+    "MOST_ROWS",
     "BadRowError",
+    "Bounds",
+    "FirstRecords",
     "MissingColumnError",
     "Record",
     "RepeatedNames",
