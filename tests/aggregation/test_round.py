@@ -110,17 +110,20 @@ def test_a_warm_up_counts_by_its_learning_rate(fleet: Fleet) -> None:
     }
 
 
-def test_a_site_that_was_cut_short_has_the_share_of_its_plan(fleet: Fleet) -> None:
-    uneven = replace(fleet, steps={"alpha": 70, "beta": 33, "gamma": 13})
-    whole = uneven.round_input()
+@pytest.mark.parametrize(("taken", "counted"), [(33, 33), (20, 20), (13, 13), (5, 13), (1, 13)])
+def test_a_site_that_was_cut_short_counts_with_no_fewer_steps_than_the_slowest_plan_has(fleet: Fleet, taken: int, counted: int) -> None:
+    whole = replace(fleet, steps={"alpha": 70, "beta": 33, "gamma": 13}).round_input()
     one = whole.candidates["beta"]
-    cut = replace(one, result=AdmittedUpdate(one.result.model_copy(update={"steps": 1, "samples": 1})))
+    cut = replace(one, result=AdmittedUpdate(one.result.model_copy(update={"steps": taken, "samples": taken})))
 
-    (_, expected), (result, found) = run(whole), run(replace(whole, candidates={**whole.candidates, "beta": cut}))
+    result, _ = run(replace(whole, candidates={**whole.candidates, "beta": cut}))
 
+    weights = {"alpha": 100 / 70, "beta": 30 / counted, "gamma": 7 / 13}
     assert result.commit is not None
-    assert [one.steps for one in result.commit.contributions] == [70, 1, 13]
-    assert found == expected
+    assert [one.steps for one in result.commit.contributions] == [70, taken, 13]
+    assert {one.site: one.share for one in result.commit.contributions} == {
+        site: pytest.approx(weight / sum(weights.values())) for site, weight in weights.items()
+    }
 
 
 def test_a_round_that_an_earlier_version_planned_counts_the_samples_trained_on(fleet: Fleet) -> None:

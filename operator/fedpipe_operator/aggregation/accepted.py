@@ -62,17 +62,18 @@ def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
     plan, config = context.plan, context.config
     is_equal = RULES[config.rule].reduce is not None
     results = [update.result for update in accepted.values()]
-    work = [LocalWork(1 if is_equal else samples_of(result, plan), _planned_steps(result, context)) for result in results]
+    work = [LocalWork(1 if is_equal else samples_of(result, plan), _counted_steps(result, context)) for result in results]
     return config.normalization(work).limited(max_share(len(work), config.max_site_weight))
 
 
-def _planned_steps(result: AdmittedUpdate, context: RoundContext) -> float:
-    """The effective steps that the site was to take: what its increment is divided by, also if its deadline came before the last of them.
+def _counted_steps(result: AdmittedUpdate, context: RoundContext) -> float:
+    """The effective steps by which the site's increment is divided: those that it took, and no fewer than the round's slowest plan has.
 
-    By those that it took, the few of a site that was cut short would count as if they were all: with one of eight sites cut short, what the
-    others learned in the round would be lost for the most part (`benchmarks/normalization.py --cut`).
+    By fewer, the increment of a site that was cut short near its deadline would count as if it were that of all its steps, and as the limit
+    of the server's rate then scales down what the others learned, most of the round would be lost (`benchmarks/normalization.py --cut`).
     """
-    return effective_steps(context.plan.plans[result.site].steps, context.config.warmup_steps)
+    fewest = min(effective_steps(plan.steps, context.config.warmup_steps) for plan in context.plan.plans.values())
+    return max(fewest, steps_of(result, context.config))
 
 
 def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Mapping[str, float] = NOT_CLIPPED) -> WeightUpdates:

@@ -31,12 +31,12 @@ classes that slow sites alone hold (benchmarks/README.md, *Uneven steps*)."""
 
 @dataclass(frozen=True)
 class LocalWork:
-    """What one site trains on in a round, and how much."""
+    """What one site trained on in a round, and how much."""
 
     samples: int
     """Training samples that the site has."""
     effective_steps: float
-    """Optimiser steps of its plan, each counted by its learning rate relative to the round's highest: τ_k."""
+    """Optimiser steps, each counted by its learning rate relative to the round's highest: τ_k."""
 
 
 @dataclass(frozen=True)
