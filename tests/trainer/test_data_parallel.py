@@ -233,7 +233,7 @@ def test_a_process_that_runs_out_of_memory_makes_all_compute_fewer_samples_at_on
     long.gradients(1)
     used = psutil.Process(group.workers[0].process.pid).memory_info().rss
 
-    size, gradients = long.gradients(32, worker_may_use=int((used + 60 * MIB) / 0.92))
+    size, gradients = long.gradients(32, worker_may_use=int((used + 30 * MIB) / 0.92))  # 32 samples take 55 MiB at least
     unlimited, expected = long.gradients(32)
 
     assert unlimited == 32
