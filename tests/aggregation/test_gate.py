@@ -65,7 +65,12 @@ CASES: dict[str, list[tuple[Callable[[Fleet], Candidate], str]]] = {
     "NoAdapter": [
         (lambda f: with_result(f, adapter=None), "expected a completed training"),
     ],
-    "WrongRun": [(lambda f: with_result(f, run=RunRef(namespace="default", name="demo", uid="0001")), '"uid": "0001"')],
+    "WrongRun": [
+        (
+            lambda f: with_result(f, run=RunRef(namespace="default", name="demo", uid="0001")),
+            "run: found default/demo of uid 0001, expected default/demo of uid 0000",
+        )
+    ],
     "WrongRound": [(lambda f: with_result(f, round=9), "round: found 9, expected 1")],
     "WrongSite": [(lambda f: with_result(f, site="beta"), "site: found beta, expected alpha")],
     "WrongAttempt": [(lambda f: with_result(f, attempt=3), "attempt: found 3, expected 0")],

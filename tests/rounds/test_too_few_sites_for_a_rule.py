@@ -10,10 +10,11 @@ from stand_in_runs import World, a_run, a_site
 from trainer_results import a_failure, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.api import Reason
 from fedpipe_operator.api.aggregation import AggregationSpec
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.consent import left_out, missing_for_rule_of
-from fedpipe_operator.rounds.policies import with_planned_rule
+from fedpipe_operator.rounds.policies import out_of_reach, with_planned_rule
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_operator.store.objects import required_object
 from fedpipe_trainer.contract import FailureReason, TrainResult, TrainTask
@@ -66,6 +67,17 @@ def test_a_run_of_too_few_sites_for_its_rule_says_why_and_waits_for_others(tmp_p
     world.settle()
 
     assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+@pytest.mark.parametrize(("rule", "told"), [("Mean", ""), ("Median", ""), ("Krum", "; aggregation.rule Krum with maliciousSites 1 needs")])
+def test_of_a_rule_for_which_any_update_is_enough_a_missed_quorum_says_nothing(rule: str, told: str) -> None:
+    spec = a_run(3, aggregation={"rule": rule}).spec
+
+    reason, message = out_of_reach(spec, matched=3, count=0, message="a, b and c failed")
+
+    assert reason is Reason.QUORUM_OUT_OF_REACH
+    assert message.startswith(f"a, b and c failed{told}")
+    assert bool(told) == ("aggregation.rule" in message)
 
 
 def test_a_run_of_too_few_sites_for_its_rule_fails_at_the_deadline(tmp_path: Path) -> None:

@@ -236,11 +236,15 @@ def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:
 def _check_identity(
     result: ProfileResult | TrainResult | EvaluateResult | DryExportResult | ExportResult | TaskProgress, asked: Asked
 ) -> None:
-    require_equal(RefusalReason.WRONG_RUN, found=result.run.to_json(), expected=asked.run.to_json(), what=f"{asked.what}: run")
+    require_equal(RefusalReason.WRONG_RUN, found=_named(result.run), expected=_named(asked.run), what=f"{asked.what}: run")
     if asked.round is not None:
         require_equal(RefusalReason.WRONG_ROUND, found=result.round, expected=asked.round, what=f"{asked.what}: round")
     require_equal(RefusalReason.WRONG_SITE, found=result.site, expected=asked.site, what=f"{asked.what}: site")
     require_equal(RefusalReason.WRONG_ATTEMPT, found=result.attempt, expected=asked.attempt, what=f"{asked.what}: attempt")
+
+
+def _named(run: RunRef) -> str:
+    return f"{run.namespace}/{run.name} of uid {run.uid}"
 
 
 def _check_base(found: str | None, expected: str, what: str) -> None:

@@ -58,8 +58,8 @@ def with_planned_rule(spec: FineTuneSpec, plan: RoundPlan) -> FineTuneSpec:
 
 
 def missing_for_rule(aggregation: AggregationSpec, count: int) -> str:
-    """Why so many updates are too few for the rule to withstand `maliciousSites`; empty if they are enough."""
-    if count >= aggregation.least_updates:
+    """Why so many updates are too few for the rule to withstand `maliciousSites`; empty if they are enough, or any one would be."""
+    if count >= aggregation.least_updates or aggregation.least_updates == 1:
         return ""
     rule = f"aggregation.rule {aggregation.rule.value} with maliciousSites {aggregation.malicious_sites}"
     advice = "add sites, lower aggregation.maliciousSites, or set aggregation.rule to Median or Mean"
