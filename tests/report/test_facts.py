@@ -71,7 +71,9 @@ def test_an_unfinished_run_has_the_number_of_its_committed_rounds(record: RunRec
 
 def test_the_headline_compares_the_federated_model_with_the_best_local_only_baseline(record: RunRecord) -> None:
     compared = "68.4 % for the best local-only baseline (clinic-north) and 6.1 % for the base model"
-    assert headline(record) == f"The federated model has accuracy 76.3 %, against {compared}."
+    assert headline(record) == (
+        f"The federated model has accuracy 76.3 %, against {compared}. Round 6 is the best of 6 rounds: its adapter is the result."
+    )
 
 
 def test_without_a_comparison_the_headline_is_the_newest_round(record: RunRecord) -> None:
@@ -129,7 +131,10 @@ def test_samples_and_headline_are_of_the_exported_round_also_where_a_later_one_w
     shown = replace(record, comparison=None, evaluations=rounds, site_evaluations=answers)
 
     assert [(site, sample.predicted) for site, sample in shown_samples(shown)] == [("a", "of round 2")]
-    assert headline(shown) == "After round 2 the federated model has accuracy 50.0 %, against 90.0 % for the base model."
+    assert headline(shown) == (
+        "After round 2 the federated model has accuracy 50.0 %, against 90.0 % for the base model."
+        " Round 2 is the best of 3 rounds: its adapter is the result."
+    )
 
 
 def test_the_base_models_answers_are_never_shown_as_those_of_the_run(record: RunRecord) -> None:

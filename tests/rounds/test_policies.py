@@ -15,6 +15,7 @@ from fedpipe_operator.api import Target
 from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means, robust_mean
 from fedpipe_operator.rounds.policies import (
     best_round,
+    exported_round,
     is_patience_exhausted,
     is_stalled,
     is_target_reached,
@@ -121,6 +122,17 @@ def test_patience_counts_rounds_since_the_best(rounds: int, expected: bool) -> N
 
 def test_a_metric_that_no_site_reported_never_exhausts_patience() -> None:
     assert not is_patience_exhausted(1, {round_: an_evaluation(round_) for round_ in range(9)}, "bleu")
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [((0.5, 0.2, 0.3), 2), ((0.2, 0.2, 0.2), 1), ((0.5, 0.4, 0.1), 3), ((None, 0.4, 0.1), 3), ((None, None, None), 1)],
+)
+def test_of_rounds_with_the_same_metric_that_of_the_lowest_loss_is_the_result(losses: tuple[float | None, ...], expected: int) -> None:
+    spec = a_run().spec
+    rounds = {at: an_evaluation(at, loss, accuracy=1.0) for at, loss in enumerate(losses, 1)}
+
+    assert exported_round(spec, rounds | {4: an_evaluation(4, 0.01, accuracy=0.9), 0: an_evaluation(0, 0.0, accuracy=1.0)}) == expected
 
 
 def test_what_fewer_sites_than_the_quorum_measured_reaches_no_target_and_is_no_best_round() -> None:

@@ -13,7 +13,7 @@ from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, Options, exit_on
 from fedpipe_operator.local.session import compare as write_comparison
 from fedpipe_operator.local.session import local_only_sessions
 from fedpipe_operator.report import comparison_table, read_record, samples_table, write_report
-from fedpipe_operator.report.facts import shown_samples, train_samples
+from fedpipe_operator.report.facts import headline, shown_samples, train_samples
 from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.store.address import DirectoryAddress
 from fedpipe_operator.tracking.trackers import Trackers
@@ -84,6 +84,7 @@ def _print_result(run: LocalRun, record: RunRecord, console: Console) -> bool:
         return False
     if record.comparison is not None:
         console.print(comparison_table(record.comparison, primary_metric(session.run.spec), train_samples(record)))
+    console.print(headline(record), soft_wrap=True)
     if samples := [sample for _, sample in shown_samples(record)]:
         console.print(samples_table(samples, marked=session.run.spec.task.has_right_answers))
     location = session.address.root if isinstance(session.address, DirectoryAddress) else session.address.url

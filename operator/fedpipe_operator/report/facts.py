@@ -180,7 +180,13 @@ def _condition(record: RunRecord, kind: ConditionType) -> Condition | None:
 
 
 def headline(record: RunRecord) -> str:
-    """The result in one sentence, with its figures."""
+    """The result in a sentence, with its figures, and which round it is of."""
+    exported, rounds = record.result.round if record.result is not None else 0, sum(round_ > 0 for round_ in record.evaluations)
+    which = f" Round {exported} is the best of {rounds} rounds: its adapter is the result." if exported and rounds > 1 else ""
+    return _result(record) + which
+
+
+def _result(record: RunRecord) -> str:
     if record.comparison is not None:
         return _comparison_headline(record.comparison, metric_of(record))
     metric = metric_of(record)

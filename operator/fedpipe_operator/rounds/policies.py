@@ -164,7 +164,27 @@ def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
 
 
 def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
-    """The round with the best metric, the earliest of equals; the last round if none has the metric of enough sites; 0 before round 1.
+    """The round with the best metric, the earliest of equals; the last round if none has the metric of enough sites; 0 before round 1."""
+    best, best_value = max(evaluations, default=0), None
+    for round_, value in _comparable(evaluations, metric).items():
+        if best_value is None or is_better(metric, value, best_value):
+            best, best_value = round_, value
+    return best
+
+
+def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
+    """The round whose global adapter is the run's result: the best by the run's metric, of equals the lowest loss; 0 before round 1.
+
+    A metric of few samples, or near its best value, is the same in many rounds in which the model still learns.
+    """
+    metric = primary_metric(spec)
+    best, values, losses = best_round(evaluations, metric), _comparable(evaluations, metric), _comparable(evaluations, "loss")
+    equals = [round_ for round_, value in values.items() if value == values.get(best)]
+    return min(equals, key=lambda round_: (losses.get(round_, math.inf), round_), default=best)
+
+
+def _comparable(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, float]:
+    """By round from 1 on, ascending: the value by which rounds are compared.
 
     Of rounds that other sites evaluated, means are compared in which each site has the last value that it measured (`held_means`).
     """
@@ -173,17 +193,8 @@ def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
     if _are_alike(by_site):
         values = {at: value for at, one in counting.items() if (value := robust_value(one, metric)) is not None}
     else:
-        values = held_means(by_site, {site for one in by_site.values() for site in one.sites})
-    best, best_value = max(evaluations, default=0), None
-    for round_, value in values.items():
-        if round_ > 0 and (best_value is None or is_better(metric, value, best_value)):
-            best, best_value = round_, value
-    return best
-
-
-def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
-    """The round whose global adapter is the run's result: the best by the run's metric; 0 before round 1."""
-    return best_round(evaluations, primary_metric(spec))
+        values = dict(held_means(by_site, {site for one in by_site.values() for site in one.sites}))
+    return {at: value for at, value in sorted(values.items()) if at > 0}
 
 
 def _by_site(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, SiteValues]:
