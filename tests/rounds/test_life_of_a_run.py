@@ -261,7 +261,7 @@ def test_the_run_ends_as_soon_as_the_target_is_reached(tmp_path: Path) -> None:
 
 
 def test_patience_ends_the_run_and_the_best_round_is_exported(tmp_path: Path) -> None:
-    accuracy = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.4, 4: 0.5}
+    accuracy = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.4, 4: 0.45}
     exported: list[int] = []
 
     def trainer(task: Any, folder: Path) -> Any:
