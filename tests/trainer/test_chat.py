@@ -16,6 +16,19 @@ from fedpipe_trainer.data.conversations import read_messages, read_share_gpt, re
 from fedpipe_trainer.errors import TaskFailed
 
 CHAT = CausalLM(format="Messages", max_length=512)
+CALL: dict[str, Any] = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"function": {"name": "secret", "arguments": {"city": "Bonn"}}}],
+}
+CALLING = [{"role": "user", "content": "Tide?"}, CALL]
+PLAIN_MARKED = families.CHATML_MARKED.replace("{% generation %}{{ message.content }}<|im_end|>", "{% generation %}{{ message.content }}")
+"""Of an answer without content it marks nothing."""
+MERE_CALLS = families.CHATML_WITH_TOOLS.replace(
+    "{{ message.content }}",
+    "{% if message.content %}{{ message.content }}{% elif message.tool_calls %}<call>{% else %}{{ 1 / 0 }}{% endif %}",
+)
+"""It renders a content or calls, and refuses a turn that has neither."""
 Turns = list[dict[str, Any]]
 CONTENTS = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
@@ -310,6 +323,78 @@ def test_answers_that_are_not_told_are_the_faults_of_the_template_if_they_are_mo
 
     assert caught.value.reason is reason
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("template", [families.CHATML, families.CHATML_MARKED, PLAIN_MARKED, families.MISTRAL, families.REASONING])
+def test_a_template_that_renders_no_tool_calls_refuses_turns_that_only_call(template: str) -> None:
+    with pytest.raises(TaskFailed) as caught:
+        samples(template, *[CALLING] * 20)
+
+    assert caught.value.reason is FailureReason.BAD_DATA
+    assert str(caught.value) == (
+        "the model's chat template renders no tool calls, and so nothing of turns that say nothing else, in 20 of 20 conversations: "
+        "the first is that of good row 1, whose turns begin with user, assistant: "
+        "use a model whose template renders tool calls, or write each call as the turn's content"
+    )
+
+
+def test_one_call_in_a_hundred_that_the_template_does_not_render_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(samples(families.CHATML, *[turns("a", "b")] * 99, [*turns("a", "b"), *CALLING])) == 99
+    assert "renders no tool calls, and so nothing of turns that say nothing else, in 1 of 100 conversations" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_calls_and_turns_that_the_template_refuses_are_told_together() -> None:
+    system = [{"role": "system", "content": "s"}, *turns("a", "b")]
+
+    with pytest.raises(TaskFailed, match=r"some templates take no system turn\); use a model whose template renders tool calls") as caught:
+        samples(families.GEMMA, CALLING, system, turns("a", "b"))
+
+    assert "cannot render, or does not tell the answers of, 2 of 3 conversations" in str(caught.value)
+
+
+@pytest.mark.parametrize("template", [families.CHATML_WITH_TOOLS, MERE_CALLS])
+def test_calls_that_the_template_renders_count_and_nothing_is_told(template: str, caplog: pytest.LogCaptureFixture) -> None:
+    [(_, [said])] = samples(template, CALLING)
+
+    assert said.startswith("<call>")
+    assert not caplog.text
+
+
+def test_of_a_turn_with_text_and_calls_the_text_is_learnt_and_the_lost_calls_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    both = [CALLING[0], CALL | {"content": "Let me see."}]
+
+    found = samples(families.CHATML, both, both)
+
+    assert [said for _, said in found] == [["Let me see.<|im_end|>"]] * 2
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "the model's chat template renders no tool calls of turns that have text, too, so the model learns the text alone: "
+        "use a model whose template renders tool calls, or write each call as the turn's content"
+    )
+
+
+@pytest.mark.parametrize(("template", "told"), [(families.CHATML, 1), (families.CHATML_WITH_TOOLS, 0)])
+def test_functions_that_the_template_renders_nowhere_are_told_once(template: str, told: int) -> None:
+    rows = [row(turns("a", "b")) | {"tools": read_tools(tools)} for tools in ([], [{"name": "secret"}], [{"name": "secret"}])]
+    notes: list[str] = []
+
+    examples = encode(rows, CHAT.model_copy(update={"tools": "tools"}), chat_tokenizer(template), tell=notes.append)
+
+    assert len(examples) == 3
+    note = "the model's chat template renders no functions, so the model does not learn which it may call: "
+    assert notes == [f"{note}use a model whose template renders them, or write them into the system's turn"] * told
+
+
+def test_functions_that_only_some_conversations_show_are_not_told() -> None:
+    template = "{% if messages[0].role == 'system' %}{{ tools | tojson }}{% endif %}" + families.CHATML
+    system = [{"role": "system", "content": "s"}, *turns("a", "b")]
+    rows = [row(messages) | {"tools": read_tools([{"name": "f"}])} for messages in (turns("a", "b"), system)]
+    notes: list[str] = []
+
+    encode(rows, CHAT.model_copy(update={"tools": "tools"}), chat_tokenizer(template), tell=notes.append)
+
+    assert notes == []
 
 
 def test_share_gpt_turns_are_the_same_conversation() -> None:

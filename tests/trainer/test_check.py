@@ -42,6 +42,11 @@ def turns(*roles: str) -> list[dict[str, Any]]:
     return [{"messages": [{"role": role, "content": f"say {at}"} for role in roles]} for at in range(6)]
 
 
+CALLS: Final = [
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]}
+] * 6
+
+
 def check(
     folder: Path,
     model: Path | str | Model,
@@ -213,6 +218,7 @@ def test_a_name_of_modules_to_save_that_no_module_has_is_a_failure(tmp_path: Pat
     [
         (GEMMA, turns("system", "user", "assistant"), "the model's chat template cannot render 6 of 6 conversations"),
         ("{% for m in messages %}{{ loop.index }}{% endfor %}", turns("user", "assistant"), "the tokenizer's chat template"),
+        (CHATML, CALLS, "the model's chat template renders no tool calls, and so nothing of turns that say nothing else, in 6 of 6"),
     ],
 )
 def test_a_chat_template_that_cannot_say_what_counts_is_a_failure(
@@ -222,6 +228,19 @@ def test_a_chat_template_that_cannot_say_what_counts_is_a_failure(
 
     assert found.failures[0].message.startswith(message)
     assert found.train == FileCheck(rows=6)
+
+
+def test_what_a_chat_template_leaves_out_is_a_note_of_the_first_file_that_has_it(tmp_path: Path, toy: Toy) -> None:
+    objective = CHAT.model_copy(update={"tools": "tools"})
+    data = [row | {"tools": [{"name": "f"}]} for row in turns("user", "assistant")]
+
+    found = check(tmp_path, with_template(toy("gpt2"), CHATML, tmp_path), objective, train=data)
+
+    assert found.failures == ()
+    assert found.train is not None
+    assert found.validation == FileCheck(rows=6)
+    [note] = found.train.notes
+    assert note.startswith("the model's chat template renders no functions, so the model does not learn which it may call")
 
 
 def test_lengths_are_compared_with_the_positions_of_the_model(tmp_path: Path, toy: Toy) -> None:

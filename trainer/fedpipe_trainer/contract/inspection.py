@@ -153,7 +153,7 @@ class FileCheck(Wire):
     is_whole: bool = True
     """Whether these are all rows of the file."""
     notes: tuple[str, ...] = ()
-    """Why rows are skipped or dropped, each naming the first."""
+    """Why rows are skipped or dropped, each naming the first, and what the model's chat template does not render of the others."""
     labels: Annotated[dict[str, int], Field(max_length=MAX_POLICY_LABELS)] = {}
     """Rows by label: of those that the task declares, or that a profile would name."""
     other_labels: int = 0

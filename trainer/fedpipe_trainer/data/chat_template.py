@@ -6,7 +6,7 @@ not told, since it may write the site's data into them.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -48,6 +48,10 @@ class UntoldAnswerError(RefusedConversationError):
     """The template renders it, but not so that its answers can be told from the rest. The message says why, and what to do."""
 
 
+class UnsaidCallsError(RefusedConversationError):
+    """It renders an answer that only calls functions, and nothing of its calls: the model would learn to say nothing."""
+
+
 def require_chat_template(tokenizer: Tokenizer) -> None:
     """Check that there is a template, that it can be compiled, and that it does nothing forbidden as such.
 
@@ -71,15 +75,18 @@ def render_samples(tokenizer: Tokenizer, conversation: Conversation) -> list[Ren
     Raises:
         RefusedConversationError: the template cannot render it.
         UntoldAnswerError: it does not tell the assistant's turns of this conversation from the rest.
+        UnsaidCallsError: it renders nothing of the first turn that only calls functions. One more rendering tells.
         TaskFailed: BadModel, as `require_chat_template`.
     """
     template = _compile(tokenizer, conversation.tools)
     if template.marks_targets:
         rendering = template.render(conversation.messages)
+        _check_calls(template, conversation.messages, _first_mere_call(conversation.messages), rendering.text)
         _check_targets(rendering, [conversation.messages[at] for at in conversation.assistant_turns])
         return [rendering]
     special = tuple(special_tokens_of(tokenizer))
-    turns = [_turn(template, conversation, at, special) for at in conversation.assistant_turns]
+    mere_call = _first_mere_call(conversation.messages)
+    turns = [_turn(template, conversation.messages[: at + 1], mere_call, special) for at in conversation.assistant_turns]
     whole = turns[-1].text
     if all(whole.startswith(turn.text) for turn in turns):
         return [Rendering(whole, tuple(turn.targets[0] for turn in turns))]
@@ -96,10 +103,50 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation, messages: Se
     return _compile(tokenizer, conversation.tools).render(messages, asks=True).text
 
 
-def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, special: tuple[str, ...]) -> Rendering:
-    """The conversation up to a turn of the assistant, which is the target."""
-    before = template.render(conversation.messages[:at], asks=True).text
-    text = template.render(conversation.messages[: at + 1]).text
+def is_rendered(tokenizer: Tokenizer, conversation: Conversation, without: Conversation) -> bool:
+    """Whether the template renders anything of what a conversation has and the same one `without` it has not.
+
+    So it does if it refuses one of the two.
+
+    Raises:
+        TaskFailed: BadModel, as `require_chat_template`.
+    """
+    template = _compile(tokenizer, conversation.tools)  # of several, the one for these functions
+    other = replace(template, variables={**template.variables, "tools": list(without.tools) or None})
+    try:
+        return template.render(conversation.messages).text != other.render(without.messages).text
+    except RefusedConversationError:
+        return True
+
+
+def without_calls(message: Message) -> Message:
+    """A turn that calls no function."""
+    return {key: value for key, value in message.items() if key != "tool_calls"}
+
+
+def _first_mere_call(messages: Sequence[Message]) -> int | None:
+    """The first turn that says nothing but calls of functions; None: there is none."""
+    return next((at for at, one in enumerate(messages) if one.get("tool_calls") and not one["content"].strip()), None)
+
+
+def _check_calls(template: "_ChatTemplate", messages: Sequence[Message], call: int | None, text: str) -> None:
+    """Check that what these messages are rendered as is another text without the calls of the turn `call`."""
+    if call is None:
+        return
+    try:
+        silent = template.render([*messages[:call], without_calls(messages[call]), *messages[call + 1 :]]).text
+    except RefusedConversationError:  # it wants a turn to have calls or a content, so it reads both
+        return
+    if silent == text:
+        raise UnsaidCallsError
+
+
+def _turn(template: "_ChatTemplate", messages: Sequence[Message], mere_call: int | None, special: tuple[str, ...]) -> Rendering:
+    """A conversation up to a turn of the assistant, its last one, which is the target."""
+    before = template.render(messages[:-1], asks=True).text
+    text = template.render(messages).text
+    if mere_call == len(messages) - 1:
+        _check_calls(template, messages, mere_call, text)
     if not text.startswith(before):
         found = "the tokenizer's chat template does not tell the assistant's turns from the rest"
         reason = "it has no {% generation %}, and what it renders before an answer is not how it renders the answer"
@@ -108,7 +155,7 @@ def _turn(template: "_ChatTemplate", conversation: Conversation, at: int, specia
     ended = text.rstrip()
     end = len(ended) if ended.endswith(special) else len(text)
     rendering = Rendering(text, ((len(before), end),))
-    _check_targets(rendering, [conversation.messages[at]])
+    _check_targets(rendering, messages[-1:])
     return rendering
 
 

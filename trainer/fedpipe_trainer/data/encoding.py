@@ -22,7 +22,7 @@ from fedpipe_trainer.contract import (
     prompt_budget,
 )
 from fedpipe_trainer.data import chat
-from fedpipe_trainer.data.chat_template import RefusedConversationError, UntoldAnswerError, require_chat_template
+from fedpipe_trainer.data.chat_template import RefusedConversationError, require_chat_template
 from fedpipe_trainer.data.conversations import without_answer
 from fedpipe_trainer.data.examples import IGNORED, Example, Examples, Labels, collect
 from fedpipe_trainer.data.formats import conversation_of, labels_of, prompt_of, response_of
@@ -31,6 +31,7 @@ from fedpipe_trainer.data.rows import Row
 from fedpipe_trainer.data.special_tokens import encode_filled, encode_plain, require_end_token, special_tokens_of, without_end
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.tokenizer import Tokenizer
+from fedpipe_trainer.data.unsaid import Refused, Unsaid
 from fedpipe_trainer.errors import TaskFailed
 
 _MOST_KEPT_TOKENS: Final = 1_000_000
@@ -43,18 +44,26 @@ _SHOWN_ROLES: Final = 8
 
 _LOG = logging.getLogger(__name__)
 
+Tell = Callable[[str], None]
+"""Takes a note on rows that are not used as they are; it quotes nothing."""
+
+
+def _warn(note: str) -> None:
+    _LOG.warning("%s", note)
+
 
 _last_encoded: WeakKeyDictionary[Tokenizer, tuple[bytes, Examples]] = WeakKeyDictionary()
 """By tokenizer, the examples that `encode_once` encoded last and the hash of the rows that they are made from."""
 
 
-def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None) -> Examples:
+def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, folder: Path | None = None, tell: Tell = _warn) -> Examples:
     """The examples of these rows, in the same order, each of at most `objective.max_length` tokens.
 
     Many are kept in files on the volume of `folder`, see `SpilledBytes`.
 
     A row is one example, but for a conversation, which may be several or, if the chat template refuses it, none, and for plain texts.
-    A pair of answers is one example of up to twice as many tokens, or none.
+    A pair of answers is one example of up to twice as many tokens, or none. Which rows the template refuses, and what it leaves out of the
+    others, is told: in the log, unless by `tell`.
 
     Raises:
         TaskFailed: BadData for a label that the run does not have, and if the chat template refuses more than 1 % of the conversations, or
@@ -64,12 +73,24 @@ def encode(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, fold
     """
     if not rows:
         return collect((), _labels_as(objective))
-    examples = collect(_ENCODERS[type(objective)](rows, objective, tokenizer), _labels_as(objective), folder)
+    examples = collect(_examples(rows, objective, tokenizer, tell), _labels_as(objective), folder)
     if not examples:
         raise TaskFailed(
             FailureReason.BAD_DATA, f"none of the {len(rows)} rows has two tokens, of which the first could predict the second"
         )
     return examples
+
+
+def _examples(rows: Sequence[Row], objective: Objective, tokenizer: Tokenizer, tell: Tell) -> Iterator[Example]:
+    match objective:
+        case SequenceClassification():
+            return _classification(rows, objective, tokenizer)
+        case CausalLM():
+            return _causal(rows, objective, tokenizer, tell)
+        case Seq2SeqLM():
+            return _seq2seq(rows, objective, tokenizer)
+        case Preference():
+            return _preference(rows, objective, tokenizer, tell)
 
 
 def _labels_as(objective: Objective) -> Labels:
@@ -149,9 +170,9 @@ def _second_segment(types: Sequence[int]) -> int:
     return list(types).index(1) if 1 in types else 0
 
 
-def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
+def _causal(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, tell: Tell) -> Iterator[Example]:
     if objective.format in CHAT_FORMATS:
-        return _chat(rows, objective, tokenizer)
+        return _chat(rows, objective, tokenizer, tell)
     end = require_end_token(tokenizer)
     return _texts(rows, objective, tokenizer, end) if objective.format == "Text" else _pairs(rows, objective, tokenizer, end)
 
@@ -183,57 +204,41 @@ def _whole(ids: list[int]) -> Iterator[Example]:
         yield Example(ids, [IGNORED, *ids[1:]])
 
 
-def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer) -> Iterator[Example]:
+def _chat(rows: Sequence[Row], objective: CausalLM, tokenizer: Tokenizer, tell: Tell) -> Iterator[Example]:
     require_chat_template(tokenizer)
-    refused = _Refused()
+    refused, unsaid = Refused(), Unsaid(tokenizer)
     for number, row in enumerate(rows):
+        conversation = conversation_of(row, objective)
+        unsaid.look_at(conversation)
         try:
-            samples = chat.encode_conversation(conversation_of(row, objective), tokenizer, objective.max_length)
+            samples = chat.encode_conversation(conversation, tokenizer, objective.max_length)
         except RefusedConversationError as error:
             refused.add(number, error)
             continue
         for sample in samples:
             labels = [token if is_target else IGNORED for token, is_target in zip(sample.ids, sample.is_target, strict=True)]
             yield Example(sample.ids, [IGNORED, *labels[1:]])
+    for note in unsaid.notes:
+        tell(note)
     if refused.rows:
-        refused.check_template(len(rows))
-        first = refused.rows[0]
-        roles = ", ".join(conversation_of(rows[first], objective).roles[:_SHOWN_ROLES])
-        found = f"the model's chat template {refused.what} {len(refused.rows)} of {len(rows)} conversations"
-        which = f"the first is that of good row {first + 1}, whose turns begin with {roles}"
-        if len(refused.rows) > _MAX_REFUSED_SHARE * len(rows):
-            advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
-            raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {which}: {advice}")
-        _LOG.warning("%s: %s. They are left out", found, which)
+        _check_refused(rows, refused, objective, tell)
 
 
-class _Refused:
-    """The rows that the chat template refuses."""
-
-    def __init__(self) -> None:
-        self.rows = Integers()
-        self._untold = 0
-        self._first_untold = ""
-
-    @property
-    def what(self) -> str:
-        """What the template does to them."""
-        return "cannot render, or does not tell the answers of," if self._untold else "cannot render"
-
-    def add(self, row: int, error: RefusedConversationError) -> None:
-        self.rows.append(row)
-        if isinstance(error, UntoldAnswerError):
-            self._first_untold = self._first_untold or str(error)
-            self._untold += 1
-
-    def check_template(self, rows: int) -> None:
-        """Check that it tells the answers of at least half of the rows: of a few it may be their own fault that it does not."""
-        if self._untold > rows / 2:
-            raise TaskFailed(FailureReason.BAD_MODEL, f"{self._first_untold}. So it is with {self._untold} of {rows} rows")
+def _check_refused(rows: Sequence[Row], refused: Refused, objective: CausalLM, tell: Tell) -> None:
+    """Tell of conversations that the template refuses, and fail if they are more than 1 %."""
+    refused.check_template(len(rows))
+    first = refused.rows[0]
+    roles = ", ".join(conversation_of(rows[first], objective).roles[:_SHOWN_ROLES])
+    found = f"the model's chat template {refused.what} {len(refused.rows)} of {len(rows)} conversations"
+    which = f"the first is that of good row {first + 1}, whose turns begin with {roles}"
+    if len(refused.rows) > _MAX_REFUSED_SHARE * len(rows):
+        advice = "give the model a template that takes such turns, or change the conversations (some templates take no system turn)"
+        raise TaskFailed(FailureReason.BAD_DATA, f"{found}: {which}: {refused.advice(advice)}")
+    tell(f"{found}: {which}. They are left out")
 
 
-def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer) -> Iterator[Example]:
-    alike, refused = Integers(), _Refused()
+def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer, tell: Tell) -> Iterator[Example]:
+    alike, refused = Integers(), Refused()
     for number, row in enumerate(rows):
         try:
             pair = encode_pair(row, objective, tokenizer)
@@ -245,19 +250,20 @@ def _preference(rows: Sequence[Row], objective: Preference, tokenizer: Tokenizer
         else:
             yield pair
     refused.check_template(len(rows))
-    _check_left_out(rows, refused.rows, f"the model's chat template {refused.what}", "give the model a template that takes such turns")
+    advice = refused.advice("give the model a template that takes such turns")
+    _check_left_out(rows, refused.rows, f"the model's chat template {refused.what}", advice, tell)
     longer = f"raise task.maxLength, which is {objective.max_length}, or leave such rows out of the data"
-    _check_left_out(rows, alike, "within task.maxLength both answers are the same in", longer)
+    _check_left_out(rows, alike, "within task.maxLength both answers are the same in", longer, tell)
 
 
-def _check_left_out(rows: Sequence[Row], left_out: Sequence[int], found: str, advice: str) -> None:
+def _check_left_out(rows: Sequence[Row], left_out: Sequence[int], found: str, advice: str, tell: Tell) -> None:
     """Tell of pairs that are no example, and fail if they are more than 1 % and more than a few, or all."""
     if not left_out:
         return
     message = f"{found} {len(left_out)} of {len(rows)} pairs, the first of which is good row {left_out[0] + 1}"
     if len(left_out) == len(rows) or len(left_out) > max(_FEW_PAIRS, _MAX_REFUSED_SHARE * len(rows)):
         raise TaskFailed(FailureReason.BAD_DATA, f"{message}: {advice}")
-    _LOG.warning("%s. They are left out", message)
+    tell(f"{message}. They are left out")
 
 
 def _join(prompt: list[int], response: list[int], max_length: int) -> Example:
@@ -300,11 +306,3 @@ def _cut(ids: list[int], length: int, tokenizer: Tokenizer) -> list[int]:
     """The first tokens of a text; its end token stays, if it has one."""
     ends = ids[-1:] == [tokenizer.eos_token_id]
     return ids if len(ids) <= length else [*ids[: length - ends], *ids[len(ids) - ends :]]
-
-
-_ENCODERS: Final[dict[type, Callable[[Sequence[Row], Any, Tokenizer], Iterator[Example]]]] = {
-    SequenceClassification: _classification,
-    CausalLM: _causal,
-    Seq2SeqLM: _seq2seq,
-    Preference: _preference,
-}

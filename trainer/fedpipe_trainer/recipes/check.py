@@ -5,7 +5,7 @@ Each part is tried by itself, so that all problems are told at once.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,6 +32,9 @@ class _Findings:
 
     failures: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    train_notes: list[str] = field(default_factory=list)
+    """What the chat template does to the training rows."""
+    validation_notes: list[str] = field(default_factory=list)
 
     def attempt(self, call: Callable[[], T]) -> T | None:
         """What a call returns; None if it fails, and the failure is kept."""
@@ -59,7 +62,11 @@ def check_site(task: ProfileTask, runtime: TaskRuntime, *, first_rows: bool = Fa
     objective = found.attempt(lambda: with_found_labels(allowed.objective, read, allowed.policy)) if read else None
     folder = _model_folder(allowed, runtime, found)
     tokens = _check_tokens(allowed, objective, folder, files, found) if folder and objective else None
-    train, validation = (None if rows is None else _file_check(rows, objective, allowed.objective) for rows in files)
+    told = (found.train_notes, [note for note in found.validation_notes if note not in found.train_notes])
+    train, validation = (
+        None if rows is None else _file_check(replace(rows, notes=(*rows.notes, *notes)), objective, allowed.objective)
+        for rows, notes in zip(files, told, strict=True)
+    )
     return SiteCheck(
         site=task.site,
         failures=tuple(found.failures),
@@ -118,14 +125,16 @@ def _check_tokens(
     found.attempt(lambda: facts(folder, objective, task.target_modules, task.model.attn_implementation, task.model.modules_to_save))
     train, validation = files
     if validation is not None:
-        found.attempt(lambda: encode(with_run_labels(task.data.validation, validation, objective).rows, objective, tokenizer))
+        noted = found.validation_notes.append
+        found.attempt(lambda: encode(with_run_labels(task.data.validation, validation, objective).rows, objective, tokenizer, tell=noted))
     if train is None:
         return None
-    return found.attempt(lambda: _count_tokens(with_run_labels(task.data.train, train, objective), objective, tokenizer))
+    tell = found.train_notes.append
+    return found.attempt(lambda: _count_tokens(with_run_labels(task.data.train, train, objective), objective, tokenizer, tell))
 
 
-def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer) -> TokenCheck:
-    examples = encode(train.rows, objective, tokenizer)
+def _count_tokens(train: Rows, objective: Objective, tokenizer: Tokenizer, tell: Callable[[str], None]) -> TokenCheck:
+    examples = encode(train.rows, objective, tokenizer, tell=tell)
     lengths = _lengths(examples, objective)
     goes_on = isinstance(objective, CausalLM) and objective.format == "Text"  # in the next sample, so that nothing is cut
     may_be_cut = max(lengths) >= objective.max_length or len(lengths) < len(train.rows)  # pairs may be alike but for what is cut
