@@ -424,6 +424,7 @@ def test_the_lines_of_the_card_name_a_base_that_transformers_loads(toy: Callable
     assert loaded["model"].peft_config["default"].r > 0
     assert "from_pretrained('pvc://" not in card
     assert "vllm serve pvc://" not in card
+    assert ("`AutoPeftModelFor…` does not find the base" in card) == source.startswith("pvc://")
 
 
 def test_the_adapter_that_is_tried_is_the_one_of_the_run(toy: Callable[[str], Path], tmp_path: Path) -> None:
