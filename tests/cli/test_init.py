@@ -294,6 +294,42 @@ def test_where_rows_cannot_be_set_aside_nothing_is_left_that_a_second_try_stumbl
     assert init(data, "--model", models("llama")).exit_code == 0
 
 
+def test_a_command_that_fails_at_its_second_file_leaves_nothing_so_that_the_corrected_one_succeeds(
+    models: Callable[[str], Path],
+) -> None:
+    good, empty = write("reviews-a.jsonl", as_jsonl(LABELLED)), write("empty.jsonl", "")
+
+    assert "the data file empty.jsonl has no rows" in refusal(good, empty, "--model", models("bert"))
+    assert not Path("volumes").exists()
+    assert init(good, "--model", models("bert")).exit_code == 0
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt(), UserError("TrainerFailed", "it is gone")])
+def test_whatever_ends_a_command_before_it_has_written_the_yaml_nothing_is_left(
+    models: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "_make_link", fail)
+    data = write("notes.jsonl", as_jsonl(LABELLED))
+
+    assert init(data, "--model", models("bert"), "-o", "made/fedpipe.yaml").exit_code != 0
+    assert [path.name for path in Path().iterdir()] == ["notes.jsonl"]
+
+
+def test_a_failure_removes_nothing_that_was_there_before(models: Callable[[str], Path]) -> None:
+    good, other = write("notes.jsonl", as_jsonl(LABELLED)), write("other.jsonl", as_jsonl(LABELLED))
+    init(good, "--model", models("bert"))
+    write("volumes/other-data/mine.txt", "mine")
+    before = {path for path in Path().rglob("*") if not path.is_dir()}
+    other.write_text("")
+
+    assert init(good, other, "--model", models("bert"), "--force").exit_code == 2
+    assert {path for path in Path().rglob("*") if not path.is_dir()} == before
+    assert not Path("volumes/other-data/split").exists()
+
+
 def test_the_rows_of_an_owner_with_a_policy_file_are_not_copied_from_under_it(models: Callable[[str], Path]) -> None:
     data = write("ward/notes.jsonl", as_jsonl(LABELLED))
     write("ward/fedpipe-policy.yaml", "maxLabels: 3")

@@ -28,7 +28,7 @@ def commands_of(page: str) -> str:
 
 def python_of(page: str) -> str:
     found: list[str] = re.findall(r"```python\n(.*?)```", PAGES[page].read_text(), re.DOTALL)
-    (code,) = [code for code in found if "store/export/adapter" in code]
+    (code,) = [code for code in found if "AutoModelForCausalLM" in code]
     return code
 
 

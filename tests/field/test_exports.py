@@ -424,6 +424,20 @@ def test_the_lines_of_the_card_name_a_base_that_transformers_loads(toy: Callable
     assert loaded["model"].peft_config["default"].r > 0
     assert "from_pretrained('pvc://" not in card
     assert "vllm serve pvc://" not in card
+    assert ("`AutoPeftModelFor…` does not find the base" in card) == source.startswith("pvc://")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PeftModel reads it
+def test_the_lines_of_the_readme_load_a_classifier_with_the_labels_of_the_run(toy: Callable[[str], Path], tmp_path: Path) -> None:
+    run_export(toy("mpnet"), SequenceClassification(labels=("a", "b", "c")), tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = (code for code in readme.split("```") if code.startswith("python\n") and "AutoModelForSequenceClassification" in code)
+    for named, folder in (("runs/default/notes/store/export/adapter", tmp_path / "adapter"), ("models/base", toy("mpnet"))):
+        lines = lines.replace(named, str(folder))
+    loaded: dict[str, Any] = {}
+    exec(lines.removeprefix("python\n"), loaded)  # noqa: S102 - what a reader of the page would run
+
+    assert list(loaded["model"].config.id2label.values()) == ["a", "b", "c"]
 
 
 def test_the_adapter_that_is_tried_is_the_one_of_the_run(toy: Callable[[str], Path], tmp_path: Path) -> None:

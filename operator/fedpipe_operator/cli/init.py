@@ -14,6 +14,7 @@ from fedpipe_operator.api.finetune import SOURCE_PATTERN
 from fedpipe_operator.api.meta import NAME_MAX, NAME_PATTERN
 from fedpipe_operator.api.parse import read_documents
 from fedpipe_operator.cli.files import read, volumes_beside
+from fedpipe_operator.cli.new_files import removed_if_it_fails
 from fedpipe_operator.conversion import objective
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.formatting import excerpt
@@ -239,22 +240,27 @@ def _require_valid(text: str, target: Path | None) -> TaskSpec:
 
 
 def _write(target: Path, text: str, links: Sequence[Link], questions: Sequence[HoldOutQuestion], *, force: bool) -> None:
-    """Write what is held out, which may fail, then the links, and the YAML last: where it is, the rest is, too."""
+    """Write what is held out, which may fail, then the links, and the YAML last: where it is, the rest is, too, else nothing is."""
     files = [Path(path) for question in questions for path in (question.train, question.validation)]
     wanted = [link for link in links if not _is_made(link)]
     for path in [*(link.path for link in wanted), *files]:
         _require_free(path, force=force, is_ours=path in files or path.is_symlink())
-    for question in questions:
-        Path(question.train).parent.mkdir(parents=True, exist_ok=True)
-        held = ask(question, HeldOut)
-        if held.failure:
-            raise CannotTellError(held.failure.message)
-        skipped = f", {held.skipped_rows} cannot be read" if held.skipped_rows else ""
-        _note(f"{question.train}: {held.train_rows} rows; {held.validation_rows} others for validation beside it{skipped}")
-    for link in wanted:
-        _make_link(link)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    with removed_if_it_fails([*(link.path for link in wanted), *files, target]):
+        for question in questions:
+            _hold_out(question)
+        for link in wanted:
+            _make_link(link)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _hold_out(question: HoldOutQuestion) -> None:
+    Path(question.train).parent.mkdir(parents=True, exist_ok=True)
+    held = ask(question, HeldOut)
+    if held.failure:
+        raise CannotTellError(held.failure.message)
+    skipped = f", {held.skipped_rows} cannot be read" if held.skipped_rows else ""
+    _note(f"{question.train}: {held.train_rows} rows; {held.validation_rows} others for validation beside it{skipped}")
 
 
 def _require_free(path: Path, *, force: bool, is_ours: bool) -> None:

@@ -86,10 +86,18 @@ def _card(base: BaseName, objective: Objective, provenance: Provenance, use: _Us
         "## How to load it",
         "",
         f"```python\n{use.loading}\n```",
+        *_by_hand(base, use.library),
         *([] if isinstance(objective, SequenceClassification) else ["", use.serving]),
         "",
     ]
     return "\n".join(lines).encode()[:MAX_BYTES].decode(errors="ignore")
+
+
+def _by_hand(base: BaseName, library: str) -> list[str]:
+    """Why peft's automatic classes do not load the adapter, where its base has no name that they find."""
+    if library != "peft" or "://" not in base.name:
+        return []
+    return ["", f"`AutoPeftModelFor…` does not find the base, which the adapter names `{base.name}`: load it yourself, as above."]
 
 
 def _front_matter(base: BaseName, objective: Objective, library: str) -> list[str]:
