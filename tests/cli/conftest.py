@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chat_templates import CHATML
+from chat_templates import CHATML_WITH_TOOLS
 from local_runs import Fleet, a_fleet
 from toys import folders, make_toy
 
@@ -24,11 +24,11 @@ def fleet(tmp_path: Path) -> Fleet:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that returns the folder of a toy model; of one whose name ends in -chat, with a chat template."""
+    """A function that returns the folder of a toy model; with a chat template, which renders calls, if its name ends in -chat."""
 
     def make(name: str, folder: Path) -> None:
         make_toy(name.removesuffix("-chat"), folder)
         if name.endswith("-chat"):
-            (folder / "chat_template.jinja").write_text(CHATML)
+            (folder / "chat_template.jinja").write_text(CHATML_WITH_TOOLS)
 
     return folders(tmp_path_factory.mktemp("models"), make)
