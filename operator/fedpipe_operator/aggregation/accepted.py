@@ -61,19 +61,21 @@ def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
         return Combination((), ())
     plan, config = context.plan, context.config
     is_equal = RULES[config.rule].reduce is not None
-    results = [update.result for update in accepted.values()]
-    work = [LocalWork(1 if is_equal else samples_of(result, plan), _counted_steps(result, context)) for result in results]
+    fewest = _fewest_steps(context)
+    work = [
+        LocalWork(1 if is_equal else samples_of(result, plan), max(fewest, steps_of(result, config)))
+        for result in (update.result for update in accepted.values())
+    ]
     return config.normalization(work).limited(max_share(len(work), config.max_site_weight))
 
 
-def _counted_steps(result: AdmittedUpdate, context: RoundContext) -> float:
-    """The effective steps by which the site's increment is divided: those that it took, and no fewer than the round's slowest plan has.
+def _fewest_steps(context: RoundContext) -> float:
+    """The effective steps of the round's slowest plan: an increment is divided by the steps that its site took, and by no fewer than these.
 
     By fewer, the increment of a site that was cut short near its deadline would count as if it were that of all its steps, and as the limit
     of the server's rate then scales down what the others learned, most of the round would be lost (`benchmarks/normalization.py --cut`).
     """
-    fewest = min(effective_steps(plan.steps, context.config.warmup_steps) for plan in context.plan.plans.values())
-    return max(fewest, steps_of(result, context.config))
+    return effective_steps(min(plan.steps for plan in context.plan.plans.values()), context.config.warmup_steps)
 
 
 def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Mapping[str, float] = NOT_CLIPPED) -> WeightUpdates:
