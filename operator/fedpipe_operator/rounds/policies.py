@@ -165,11 +165,7 @@ def is_target_reached(target: Target | None, evaluation: Metrics) -> bool:
 
 def best_round(evaluations: Mapping[int, Metrics], metric: str) -> int:
     """The round with the best metric, the earliest of equals; the last round if none has the metric of enough sites; 0 before round 1."""
-    best, best_value = max(evaluations, default=0), None
-    for round_, value in _comparable(evaluations, metric).items():
-        if best_value is None or is_better(metric, value, best_value):
-            best, best_value = round_, value
-    return best
+    return min(_best_rounds(_comparable(evaluations, metric), metric), default=max(evaluations, default=0))
 
 
 def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> int:
@@ -178,9 +174,15 @@ def exported_round(spec: FineTuneSpec, evaluations: Mapping[int, Metrics]) -> in
     A metric of few samples, or near its best value, is the same in many rounds in which the model still learns.
     """
     metric = primary_metric(spec)
-    best, values, losses = best_round(evaluations, metric), _comparable(evaluations, metric), _comparable(evaluations, "loss")
-    equals = [round_ for round_, value in values.items() if value == values.get(best)]
-    return min(equals, key=lambda round_: (losses.get(round_, math.inf), round_), default=best)
+    best = _best_rounds(_comparable(evaluations, metric), metric)
+    losses = _comparable(evaluations, "loss") if len(best) > 1 else {}
+    return min(best, key=lambda round_: (losses.get(round_, math.inf), round_), default=max(evaluations, default=0))
+
+
+def _best_rounds(values: Mapping[int, float], metric: str) -> list[int]:
+    """The rounds with the best of these values."""
+    best = (min if metric in LOWER_IS_BETTER else max)(values.values(), default=None)
+    return [round_ for round_, value in values.items() if value == best]
 
 
 def _comparable(evaluations: Mapping[int, Metrics], metric: str) -> dict[int, float]:
