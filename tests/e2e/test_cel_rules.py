@@ -74,6 +74,7 @@ FORBIDDEN_CHANGES: Final[list[tuple[str, Plain]]] = [
     ("spec.task may not change in a run", {"task": {"maxLength": 64}}),
     ("spec.store may not change in a run, because its rounds are stored there", {"store": {"prefix": "elsewhere"}}),
     ("spec.store may not change in a run, because its rounds are stored there", {"store": {"endpoint": None}}),
+    ("spec.continueFrom may not change in a run, because its rounds are in that folder of the store", {"continueFrom": "an-earlier-uid"}),
     ("spec.planning may not change in a run", {"planning": {"ranks": [4]}}),
     ("spec.planning may not change in a run", {"planning": None}),
     ("spec.managedBy may not change in a run, because no other controller can take it over", {"managedBy": "example.com/other"}),

@@ -105,6 +105,23 @@ def test_a_run_whose_operator_is_killed_repeatedly_ends_with_the_same_adapters(
     assert_cleaned_up(namespace, run)
 
 
+def test_a_run_whose_object_is_lost_goes_on_in_another_with_equal_bytes(undisturbed: FleetNamespace, namespace: FleetNamespace) -> None:
+    """As in a new cluster, the bucket is all that is left: the first object's status and Jobs are gone, and the second has another UID."""
+    namespace.start("north", "south")
+    lost = namespace.wait_for_reason("Training", round_=2, seconds=600)
+    namespace.kubectl("delete", FFT, "toy", "--timeout=90s")
+
+    namespace.kubectl.apply(namespace.run(continueFrom=lost["metadata"]["uid"]))
+    run = namespace.wait_until_complete()
+
+    assert run["metadata"]["uid"] != lost["metadata"]["uid"]
+    assert run["status"]["store"]["prefix"].endswith(f"/toy/{lost['metadata']['uid']}")
+    assert [entry["round"] for entry in run["status"]["history"]] == [1, 2]
+    assert namespace.kubectl.list("jobs", "fedpipe.io/task=profile") == []
+    assert adapters(namespace) == adapters(undisturbed)
+    assert export_digests(namespace) == export_digests(undisturbed)
+
+
 def test_a_watch_recovers_from_an_api_server_restart_without_an_operator_restart(namespace: FleetNamespace, cluster_lock: Lock) -> None:
     cluster_lock.acquire_exclusive()
     namespace.start("north", **SHORT)

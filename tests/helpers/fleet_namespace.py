@@ -206,8 +206,8 @@ class FleetNamespace:
 
     def store_of(self, run: Plain) -> S3Store:
         """The store under the run's prefix."""
-        meta = run["metadata"]
-        return store_at(names.run_prefix(run["spec"]["store"]["prefix"], self.name, meta["name"], meta["uid"]))
+        meta, spec = run["metadata"], run["spec"]
+        return store_at(names.run_prefix(spec["store"]["prefix"], self.name, meta["name"], spec.get("continueFrom", meta["uid"])))
 
     def remaining_objects(self, run: Plain) -> list[str]:
         """The run's Jobs, Secrets and pods that still exist."""

@@ -57,6 +57,7 @@ ENDPOINT_PATTERN = r"^https?://[^/]+$"
 CLAIM_SCHEME: Final = "pvc://"
 CONTROLLER: Final = "fedpipe.io/operator"
 """The controller of a run that names no other in `managedBy`."""
+UID_PATTERN: Final = r"^[0-9a-z]([-0-9a-z]*[0-9a-z])?$"
 MANAGED_BY_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/._~%!$&'()*+,;=:@-]+$"
 
 
@@ -294,6 +295,9 @@ class FineTuneSpec(ApiModel):
     aggregation: AggregationSpec = AggregationSpec()
     store: StoreSpec | None = None
     """The store of the run's results. Left out: the operator's default one (the chart's `defaultStore`), if it has one."""
+    continue_from: Annotated[str, Field(pattern=UID_PATTERN, max_length=63)] | None = None
+    """UID of an earlier object of the same namespace and name: the run continues in that one's folder of the store, after its last
+    committed round, as when its cluster was lost. Left out: the run begins in a folder of its own."""
     export: ExportSpec = ExportSpec()
     tracking: TrackingSpec = TrackingSpec()
     suspend: bool = False
@@ -472,6 +476,11 @@ class FederatedFineTune(ApiModel):
     metadata: Metadata
     spec: FineTuneSpec
     status: FineTuneStatus = FineTuneStatus()
+
+    @property
+    def results_uid(self) -> str:
+        """The UID in the name of its folder in the store and in its results: its own, or that of the object that it continues."""
+        return self.spec.continue_from or self.metadata.uid
 
 
 def primary_metric(spec: FineTuneSpec) -> MetricName:

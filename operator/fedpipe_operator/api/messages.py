@@ -25,6 +25,7 @@ _FORMAT_ADVICE: Final = {
     finetune.SOURCE_PATTERN: "write hf://org/name@revision, s3://bucket/folder, pvc://claim/folder or file:///folder",
     finetune.BUCKET_PATTERN: "write 3 to 63 lower-case letters, digits, dashes and dots",
     finetune.PREFIX_PATTERN: "write letters, digits, dashes, dots, underscores, and single slashes between parts; start no part with a dot",
+    finetune.UID_PATTERN: "write the metadata.uid of the earlier object, which is the last part of its folder's name in the bucket",
     finetune.ENDPOINT_PATTERN: "write http:// or https:// and the host, without a path or a trailing slash",
 }
 

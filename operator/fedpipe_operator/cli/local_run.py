@@ -13,7 +13,6 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from fedpipe_operator import names
 from fedpipe_operator.api import TRACKED, EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.api.checks import matches
 from fedpipe_operator.cli.display import Display
@@ -170,9 +169,9 @@ def store_address(resource: FederatedFineTune, folder: RunFolder, *, s3: bool) -
     """The address of the run's store: in its folder, or in the bucket of its spec."""
     if not s3:
         return DirectoryAddress(root=str(folder.store))
-    store, meta = Run(resource, ()).store, resource.metadata
-    prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
-    return BucketAddress(bucket=store.bucket, prefix=prefix, endpoint=store.endpoint, region=store.region)
+    run = Run(resource, ())
+    store = run.store
+    return BucketAddress(bucket=store.bucket, prefix=run.prefix, endpoint=store.endpoint, region=store.region)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from fedpipe_operator import names
 from fedpipe_operator.api import SecretReference
 from fedpipe_operator.cluster.api import SECRETS, Api
 from fedpipe_operator.cluster.identity import Identity
@@ -117,10 +116,9 @@ class StoreConnections:
         store, meta = run.store, run.resource.metadata
         if (problem := self.policy.problem(meta.namespace, run.spec)) is not None:
             raise UserError("StoreNotAllowed", f"{problem}; name one of these, or ask the operator's administrator to allow it")
-        prefix = names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid)
         address = BucketAddress(
             bucket=store.bucket,
-            prefix=prefix,
+            prefix=run.prefix,
             endpoint=store.endpoint,
             trainer_endpoint=store.trainer_endpoint,
             region=store.region,
@@ -130,7 +128,7 @@ class StoreConnections:
             host = urlsplit(store.trainer_endpoint).hostname or ""
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
                 address.guard.check(host, addresses_of(host))
-        return address, self._credentials(run, prefix)
+        return address, self._credentials(run, run.prefix)
 
     def tracking(self, run: Run) -> Work:
         """What it takes to write the run's trackers. Nothing is kept.

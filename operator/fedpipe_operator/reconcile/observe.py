@@ -19,6 +19,7 @@ from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
 from fedpipe_operator.rounds.kinds import KINDS
 from fedpipe_operator.rounds.observed import EvaluationSummary, PlanSummary, summarize_commit, summarize_evaluation, summarize_plan
 from fedpipe_operator.rounds.records import ExpiredProfiles, OutOfReach, RoundCommit, RoundEvaluation, RoundPlan, Verdict
+from fedpipe_operator.rounds.revision import require_continued
 from fedpipe_operator.rounds.status import HISTORY
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import WireT, decode_object, read_object, unreadable_error
@@ -112,6 +113,9 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     """Everything `decide` needs to know of this run: the outcome of earlier rounds, and every attempt of the current one.
 
     Profiles are read for the next plan only.
+
+    Raises:
+        UserError: as `require_continued` does; or what reading raises.
     """
     cache.begin()
     own_jobs = {name: status for name, status in jobs.items() if _belongs_to(run, status)}
@@ -121,6 +125,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
     reader = _reader(run, own_jobs, store, cache, listed)
     rounds = _observed_rounds(round_, exported_round(run.spec, evaluations))
     plan, plans = _plans(reader, rounds)
+    require_continued(run.spec, plans[1].revision if 1 in plans else None)
     needs_profiles = round_ <= run.spec.rounds.count and round_ not in plans
     sites = {site.name for site in run.sites} | (set(plan.plans) if plan else set())
     admission = Admission(run.ref, run.spec.task, plan)

@@ -12,12 +12,12 @@ from typing import TypeVar
 from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedEvaluation, AdmittedExport, AdmittedProfile, AdmittedUpdate, Refused
 from fedpipe_operator.api import FederatedFineTune
-from fedpipe_operator.rounds import exported_round
+from fedpipe_operator.rounds import Run, exported_round
 from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
 from fedpipe_operator.rounds.records import Comparison, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.objects import decode_object
-from fedpipe_trainer.contract import RunRef, Wire
+from fedpipe_trainer.contract import Wire
 
 Read = TypeVar("Read", bound=Wire)
 Admitted = TypeVar("Admitted", bound=Admissible)
@@ -70,7 +70,7 @@ def read_record(run: FederatedFineTune, store: Store) -> RunRecord:
     commits = reader.read_by_round(rounds, names.round_commit, RoundCommit)
     attempts = {round_: _attempts(reader, round_, commits.get(round_)) for round_ in rounds}
     plans = reader.read_by_round(rounds, names.round_plan, RoundPlan)
-    ref = RunRef(namespace=run.metadata.namespace, name=run.metadata.name, uid=run.metadata.uid)
+    ref = Run(run, ()).ref
     admissions = {round_: Admission(ref, run.spec.task, plans.get(round_)) for round_ in rounds}
     admission = Admission(ref, run.spec.task, None)
     return RunRecord(

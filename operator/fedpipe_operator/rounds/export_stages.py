@@ -50,7 +50,7 @@ def export(context: StageContext) -> Step | None:
 
 def _export(context: StageContext) -> Step | None:
     round_ = exported_round(context.run.spec, context.observed.evaluations)
-    match state_of(context, Work(TaskKind.EXPORT), context.observed.exports):
+    match state_of(context, Work(TaskKind.EXPORT), context.observed.exports, _earlier_exports(context, round_)):
         case Pending() if problem := export_problem(context.run):
             return fail(Reason.EXPORT_FAILED, problem)
         case Pending(attempt):
@@ -62,3 +62,12 @@ def _export(context: StageContext) -> Step | None:
             return fail(Reason.EXPORT_FAILED, why)
         case Done():
             return None
+
+
+def _earlier_exports(context: StageContext, round_: int) -> set[int]:
+    """The attempts that exported another round: those of a run that had ended, and that this one continues with more rounds.
+
+    What a Job of this run reports always counts, whatever round it names, so that a wrong result does not start one attempt after another.
+    """
+    own = {one.job.attempt for one in context.observed.jobs.values() if one.job.kind is TaskKind.EXPORT}
+    return {attempt for attempt, result in context.observed.exports.items() if result.round != round_ and attempt not in own}

@@ -62,7 +62,12 @@ class Run:
     def ref(self) -> RunRef:
         """The run's identity, as tasks and results carry it."""
         meta = self.resource.metadata
-        return RunRef(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+        return RunRef(namespace=meta.namespace, name=meta.name, uid=self.resource.results_uid)
+
+    @property
+    def prefix(self) -> str:
+        """Where all of the run's objects are in its bucket."""
+        return names.run_prefix(self.store.prefix, self.ref.namespace, self.ref.name, self.ref.uid)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class PlanSummary:
     started_at: float
     fingerprint: str
     model_commit: str | None
+    revision: str
     labels: tuple[str, ...]
     selected: tuple[str, ...]
     needed: int
@@ -135,6 +141,7 @@ def summarize_plan(plan: RoundPlan) -> PlanSummary:
         started_at=plan.started_at,
         fingerprint=plan.fingerprint,
         model_commit=plan.model_commit,
+        revision=plan.revision,
         labels=plan.labels,
         selected=plan.selected,
         needed=plan.needed,

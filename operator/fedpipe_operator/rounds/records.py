@@ -31,6 +31,9 @@ class RoundPlan(Wire):
     """Of the base model that every update must be made on."""
     model_commit: str | None = None
     """Of that model in its hub, as its branch or tag may move during the run; None for a model that does not come from a hub."""
+    revision: str = ""
+    """Of what the run learns, see `revision.learning_revision_of`: an object that continues the run must have the same. Empty: an earlier
+    version of the operator planned the round."""
     labels: tuple[str, ...] = ()
     label_notes: tuple[str, ...] = ()
     """What is odd about the labels that the sites have, in words: those of one site alone, and the like."""

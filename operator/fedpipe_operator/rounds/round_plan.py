@@ -33,6 +33,7 @@ from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_of, out_of_reach, select
 from fedpipe_operator.rounds.records import STATUS_SITES, ExpiredProfile, OutOfReach, RoundPlan
 from fedpipe_operator.rounds.replanning import with_reasons
+from fedpipe_operator.rounds.revision import learning_revision_of
 from fedpipe_operator.sites import SiteProfile, basis_of, site_profile
 from fedpipe_trainer.contract import FailureReason, Outcome, Plan
 
@@ -85,6 +86,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         started_at=now,
         fingerprint=facts.fingerprint,
         model_commit=facts.commit,
+        revision=learning_revision_of(run.spec),
         labels=facts.labels,
         label_notes=_label_notes(run, profiled.sites, facts),
         weights=dict(facts.weights),

@@ -21,7 +21,7 @@ from fedpipe_operator.formatting import counted
 from fedpipe_operator.planning import hyperparameter_status, plan_status
 from fedpipe_operator.rounds.attempts import DEADLINE_EXCEEDED, Done, Dropped
 from fedpipe_operator.rounds.conditions import Observation, conditions_of
-from fedpipe_operator.rounds.observed import CommitSummary, Observed, PlanSummary
+from fedpipe_operator.rounds.observed import CommitSummary, Observed, PlanSummary, Run
 from fedpipe_operator.rounds.policies import has_quorum, metric_value
 from fedpipe_operator.rounds.progress import progress_of
 from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan
@@ -66,12 +66,12 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
 
 def stored_at(resource: FederatedFineTune) -> StoreStatus | None:
     """Where the run's results are by its spec; None if that names no store."""
-    store, meta = resource.spec.store, resource.metadata
+    store = resource.spec.store
     if store is None:
         return None
     return StoreStatus(
         bucket=store.bucket,
-        prefix=names.run_prefix(store.prefix, meta.namespace, meta.name, meta.uid),
+        prefix=Run(resource, ()).prefix,
         endpoint=store.endpoint,
         region=store.region,
         credentials_secret_ref=store.credentials_secret_ref,

@@ -92,7 +92,7 @@ def parameters(spec: FineTuneSpec, first: RoundPlan) -> dict[str, str]:
 def identity(resource: FederatedFineTune, sites: Iterable[str], store: str) -> dict[str, str]:
     """Tags that say which run it is, at which sites, and where its results are."""
     meta = resource.metadata
-    tags = {"namespace": meta.namespace, "name": meta.name, "uid": meta.uid, "sites": ", ".join(sorted(sites)), "store": store}
+    tags = {"namespace": meta.namespace, "name": meta.name, "uid": resource.results_uid, "sites": ", ".join(sorted(sites)), "store": store}
     return {f"fedpipe.{name}": value[:_TEXT_MAX] for name, value in tags.items()}
 
 

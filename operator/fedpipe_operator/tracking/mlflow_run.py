@@ -56,7 +56,7 @@ def _only_run(client: MlflowClient, experiment: str, rounds: FinishedRounds, pla
     """The run of this uid, made if there is none. Of several, which two operators made at once, all choose one; the others are deleted."""
     resource, plan = rounds.run.resource, rounds.first_plan
     assert plan is not None  # noqa: S101 -- the caller asked
-    found = client.runs_of(experiment, resource.metadata.uid)
+    found = client.runs_of(experiment, resource.results_uid)
     if not found:
         tags = identity(resource, plan.plans, place.store)
         return client.create_run(experiment, resource.metadata.name, round(plan.started_at * 1000), tags)
