@@ -1,6 +1,7 @@
 """Which normalization holds where sites take very different numbers of steps: many short trials on a stand-in for a language model.
 
-    python benchmarks/normalization.py [--seeds 2] [--steps 70 70 33 33 13 13 5 5] [--batches 16 16 16 16 16 16 16 16] [--cut 2]
+    python benchmarks/normalization.py [--seeds 2] [--steps 70 70 33 33 13 13 5 5] [--batches 16 16 16 16 16 16 16 16]
+                                       [--cut 2 | --optimizers]
 
 The stand-in: MiniLM's frozen features of 20 Newsgroups (mean of the last layer over 48 tokens), two frozen residual layers of width 384
 with LoRA of rank 8 each, and a trained head. Eight sites, classes by Dirichlet 0.5; AdamW anew in each round. The
@@ -8,13 +9,14 @@ increments are averaged by the operator's own coefficients, densely, and factori
 seconds, and what it shows has to be confirmed on one (`benchmarks/fleet`). The first call computes the features (some minutes).
 
 With `--cut`, up to so many sites, drawn in each round, are stopped after at most a fifth of their steps, as by a deadline, and the ways to
-count their steps are compared instead.
+count their steps are compared instead. With `--optimizers`, the server's optimizers, each at some learning rates, by the operator's own
+formulas.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -29,7 +31,9 @@ from task import CACHE, Task, load_task, partition  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+from fedpipe_operator.aggregation import server_optimizers  # noqa: E402
 from fedpipe_operator.aggregation.normalization import Combination, LocalWork, Normalization, by_data, by_effective_steps, power_of_steps  # noqa: E402
+from fedpipe_operator.api.aggregation import FEDAVG, ServerOptimizer  # noqa: E402
 from fedpipe_operator.shares import max_share  # noqa: E402
 from fedpipe_trainer.data import Example, collate  # noqa: E402
 from fedpipe_trainer.evaluation import evaluation_mode  # noqa: E402
@@ -58,6 +62,17 @@ COUNTED: Final[Mapping[str, Callable[[Sequence[int], Sequence[int]], Sequence[in
     "taken, at least the fewest planned": lambda taken, planned: [max(one, min(planned)) for one in taken],
 }
 """By which steps the increments of sites that were cut short are divided."""
+
+
+OPTIMIZERS: Final = (
+    FEDAVG,
+    *(ServerOptimizer(type="FedAvg", learning_rate=rate) for rate in (0.5, 1.5)),
+    *(ServerOptimizer(type="FedAvgM", momentum=beta) for beta in (0.3, 0.5, 0.9)),
+    *(ServerOptimizer(type="FedAvgM", momentum=beta, learning_rate=1 - beta) for beta in (0.5, 0.9)),
+    *(ServerOptimizer(type=kind, learning_rate=rate) for kind in ("FedAdam", "FedYogi") for rate in (0.003, 0.01, 0.03)),
+    *(ServerOptimizer(type="FedAdamW", learning_rate=0.01, weight_decay=decay) for decay in (0.01, 1)),
+)
+"""What `--optimizers` compares."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +140,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=8, default=STEPS)
     parser.add_argument("--batches", type=int, nargs=8, default=BATCHES)
     parser.add_argument("--cut", type=int, default=0, choices=range(9))
+    parser.add_argument("--optimizers", action="store_true")
     parser.add_argument("--rules", nargs="+", choices=sorted(RULES), default=list(RULES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     train, test = documents()
     if arguments.cut:
         compare_cuts(arguments, train, test)
+        return
+    if arguments.optimizers:
+        compare_optimizers(arguments, train, test)
         return
     print("| classes of slow sites | rule | accuracy | loss | on the six classes |\n|---|---|---|---|---|")
     for owned in (True, False):
@@ -152,6 +171,25 @@ def compare_cuts(arguments: argparse.Namespace, train: Documents, test: Document
                 found = [trial.run(_as_by_default, Cuts(cut, counted)) for trial in trials]
                 cells = " | ".join(f"{mean(values):.3f}" for values in zip(*found, strict=True))
                 print(f"| {'their own' if owned else 'as at others'} | {cut} | {counted} | {cells} |", flush=True)
+
+
+def compare_optimizers(arguments: argparse.Namespace, train: Documents, test: Documents) -> None:
+    """Print a row for each setting and optimizer of the server: its first rounds, and its last ones."""
+    print("| classes of slow sites | optimizer | first rounds | accuracy | loss | on the six classes |\n|---|---|---|---|---|---|")
+    for owned in (True, False):
+        problems = [Problem(seed, slow_sites_own_classes=owned) for seed in range(arguments.seeds)]
+        for optimizer in OPTIMIZERS:
+            trials = [Trial(problem, arguments.steps, arguments.batches, train, test) for problem in problems]
+            points = [trial.points(_as_by_default, optimizer=optimizer) for trial in trials]
+            first = mean(point.accuracy for found in points for point in found[: ROUNDS // 4])
+            last = " | ".join(f"{mean(values):.3f}" for values in zip(*(last_quarter(found) for found in points), strict=True))
+            given = ", ".join(f"{name} {value:g}" for name, value in optimizer.model_dump(exclude={"type"}, exclude_none=True).items())
+            print(f"| {'their own' if owned else 'as at others'} | {optimizer.type.value} {given} | {first:.3f} | {last} |", flush=True)
+
+
+def last_quarter(points: Sequence[Quality]) -> Quality:
+    """The means of the last quarter of the rounds."""
+    return Quality(*(mean(values) for values in zip(*points[-(ROUNDS // 4) :], strict=True)))
 
 
 def _as_by_default(work: Sequence[LocalWork]) -> Combination:
@@ -186,6 +224,26 @@ def _features(task: Task, model: nn.Module, examples: Sequence[Example]) -> Tens
     return torch.cat(found)
 
 
+@dataclass
+class Server:
+    """The server's optimizer, by the operator's own formulas on dense tensors; `None` of a tensor: there is nothing yet."""
+
+    optimizer: ServerOptimizer
+    before: list[Tensor] | None = None
+    moments: list[float | None] = field(default_factory=list)
+
+    def step(self, current: list[Tensor], aggregated: list[Tensor]) -> list[Tensor]:
+        """The new tensors, from those of this round and what the updates were aggregated to."""
+        known = self.moments or [None] * len(current)
+        before = self.before or current  # without momentum
+        squares = [float((new - now).square().mean()) for new, now in zip(aggregated, current, strict=True)]
+        self.moments = [server_optimizers.second_moment(self.optimizer, v, one) for v, one in zip(known, squares, strict=True)]
+        last = self.optimizer if self.before else None
+        weights = [server_optimizers.weights(self.optimizer, v, last, old) for v, old in zip(self.moments, known, strict=True)]
+        self.before = current
+        return [w[0] * new + w[1] * now + w[2] * old for w, new, now, old in zip(weights, aggregated, current, before, strict=True)]
+
+
 @dataclass(frozen=True)
 class Cuts:
     """Sites that are stopped in the midst of a round."""
@@ -212,22 +270,27 @@ class Trial:
 
     def run(self, rule: Normalization, cuts: Cuts = Cuts()) -> Quality:
         """The mean quality of the last quarter of the rounds."""
+        return last_quarter(self.points(rule, cuts))
+
+    def points(self, rule: Normalization, cuts: Cuts = Cuts(), optimizer: ServerOptimizer = FEDAVG) -> list[Quality]:
+        """The quality after each round."""
         generator = torch.Generator().manual_seed(self.problem.seed + 5)
         factors = [((torch.rand(RANK, WIDTH, generator=generator) * 2 - 1) / WIDTH**0.5, torch.zeros(WIDTH, RANK)) for _ in range(LAYERS)]
         current = Trained(factors, [torch.randn(CLASSES, WIDTH, generator=generator) * 0.02, torch.zeros(CLASSES)])
         total = residual = [torch.zeros(WIDTH, WIDTH) for _ in range(LAYERS)]
-        points = []
+        server, points = Server(optimizer), []
         for number in range(ROUNDS):
             steps = cuts.taken(self.steps, generator)
             coefficients = self._coefficients(rule, COUNTED[cuts.counted](steps, self.steps))
             seed = 1000 * self.problem.seed + 10 * number
             updates = [self._local(index, residual, current, count, seed=seed + index) for index, count in enumerate(steps)]
-            total = _moved(total, current.products(), [update.products() for update in updates], coefficients)
-            head = _moved(current.head, current.head, [update.head for update in updates], coefficients)
-            current = Trained([_factorised(one) for one in total], head)
+            aggregated = _moved(total, current.products(), [update.products() for update in updates], coefficients)
+            heads = _moved(current.head, current.head, [update.head for update in updates], coefficients)
+            *total, head, bias = server.step([*total, *current.head], [*aggregated, *heads])
+            current = Trained([_factorised(one) for one in total], [head, bias])
             residual = [one - kept for one, kept in zip(total, current.products(), strict=True)]
             points.append(self._quality(residual, current))
-        return Quality(*(mean(values) for values in zip(*points[-(ROUNDS // 4) :], strict=True)))
+        return points
 
     def _coefficients(self, rule: Normalization, steps: Sequence[int]) -> list[float]:
         """γ p_k of each site."""

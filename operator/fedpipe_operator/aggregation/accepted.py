@@ -11,7 +11,7 @@ from fedpipe_operator.aggregation.factors import Factors, SiteFactorReaders, Sit
 from fedpipe_operator.aggregation.normalization import Combination, LocalWork
 from fedpipe_operator.aggregation.rules import RULES
 from fedpipe_operator.aggregation.tensors import TensorFile, factor_keys
-from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.rounds.records import NO_STATE, OptimizerState, RoundPlan
 from fedpipe_operator.shares import max_share
 from fedpipe_trainer.contract import effective_steps
 
@@ -34,6 +34,10 @@ class RoundContext:
     config: AggregationConfig
     previous: TensorFile | None
     """The global adapter that the round started from; None in round 1."""
+    before: TensorFile | None = None
+    """The one before that; None in rounds 1 and 2, and where the optimizer needs none."""
+    state: OptimizerState = NO_STATE
+    """Of the round before."""
 
 
 Accepted = Mapping[str, AcceptedUpdate]
@@ -87,8 +91,7 @@ def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Ma
         SiteWeight(site=site, rank=update.result.ranks[weight], share=share, clip=clips.get(site, 1.0), pace=pace)
         for (site, update), share, pace in zip(trained.items(), combination.shares, combination.paces, strict=True)
     )
-    entry = context.previous.entries.get(factor_keys(weight)[0]) if context.previous else None
-    global_rank = entry.shape[0] if entry else 0
+    global_rank = rank_in(context.previous, weight)
     return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=global_rank, server_rate=combination.server_rate)
 
 
@@ -104,9 +107,15 @@ def readers_of(updates: WeightUpdates, accepted: Accepted) -> SiteFactorReaders:
     return [partial(_read_site_factors, updates.weight, one.coefficient, accepted[one.site]) for one in updates.sites]
 
 
-def previous_factors(updates: WeightUpdates, previous: TensorFile | None) -> Factors | None:
-    """The global factors that the round started from."""
-    return read_factors(previous, updates.weight) if previous and updates.global_rank else None
+def factors_in(adapter: TensorFile | None, weight: str) -> Factors | None:
+    """The weight's factors in a global adapter; None if it has none, or if there is no adapter."""
+    return read_factors(adapter, weight) if rank_in(adapter, weight) and adapter else None
+
+
+def rank_in(adapter: TensorFile | None, weight: str) -> int:
+    """The rank of the weight's factors in a global adapter; 0 if it has none, or if there is no adapter."""
+    entry = adapter.entries.get(factor_keys(weight)[0]) if adapter else None
+    return entry.shape[0] if entry else 0
 
 
 def read_factors(tensors: TensorFile, weight: str) -> Factors:

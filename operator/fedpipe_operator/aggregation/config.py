@@ -5,7 +5,7 @@ from typing import Final
 
 from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import Normalization, by_effective_steps
-from fedpipe_operator.api.aggregation import AggregationRule, Clipping, mixed_updates
+from fedpipe_operator.api.aggregation import FEDAVG, AggregationRule, Clipping, ServerOptimizer, mixed_updates
 
 MAX_NORM: Final = 1e4
 """Default bound on the Frobenius norm of a whole update's increment; the norm of a 7B base model itself is several thousand."""
@@ -30,6 +30,8 @@ class AggregationConfig:
     clipping: Clipping = Clipping.CLIP
     """What happens to an increment of one weight that is longer than `clip_multiple` times what is usual in the round."""
     clip_multiple: float = MULTIPLE
+    optimizer: ServerOptimizer = FEDAVG
+    """What the global adapter makes of the aggregated increment."""
     warmup_steps: int = 0
     """Of each training in the round."""
     max_norm: float = MAX_NORM

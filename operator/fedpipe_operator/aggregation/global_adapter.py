@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fedpipe_operator.aggregation.accepted import (
     Accepted,
     RoundContext,
     combination_of,
-    previous_factors,
+    factors_in,
     readers_of,
     sites_among,
     updates_of,
@@ -26,6 +26,7 @@ from fedpipe_operator.aggregation.methods import METHODS
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.progress import Progress
 from fedpipe_operator.aggregation.rules import RULES
+from fedpipe_operator.aggregation.server_step import HeadStep, largest_rank, step, step_of_head
 from fedpipe_operator.aggregation.survey import Limits
 from fedpipe_operator.aggregation.tensors import Float32, Sink, TensorWriter, factor_keys
 from fedpipe_operator.rounds.records import RoundPlan
@@ -49,27 +50,42 @@ class GlobalAdapter:
     """Weight of each site's increment in the average over all sites; the shares add up to 1. 0: the rule left the site out."""
     alignments: Alignments
     progress: Progress
+    second_moments: dict[str, float]
+    """Of the server's optimizer, by weight and by head tensor."""
+
+
+class _Aggregated(NamedTuple):
+    """One weight: its new factors, the increments that were aggregated, and the optimizer's second moment."""
+
+    result: AggregatedFactors
+    changes: WeightIncrements
+    second_moment: float | None = None
 
 
 def aggregate_adapters(context: RoundContext, accepted: Accepted, limits: Limits, sink: Sink) -> GlobalAdapter:
     """Write the new global adapter to `sink`: the combined head tensors, then each weight's aggregated factors, both in order of name.
 
-    A weight that no selected site trained keeps its global factors. Raises as `round.aggregate_round` does.
+    A weight that no selected site trained keeps its global factors. What is measured of the increments is before the step of the server's
+    optimizer: what the sites' updates were aggregated to. Raises as `round.aggregate_round` does.
     """
     plan, config, accepted = context.plan, context.config, dict(sorted(accepted.items()))
     sites = sites_among(accepted, limits.selected)
     all_updates = [updates_of(weight, sites, context, limits.clips.get(weight, NOT_CLIPPED)) for weight in sorted(plan.weights)]
-    ranks = {updates.weight: _global_rank(updates, config) for updates in all_updates}
+    ranks = {updates.weight: largest_rank(updates, _aggregated_rank(updates, config), context) for updates in all_updates}
     writer = TensorWriter(sink, _shapes(plan, ranks))
     whole = combination_of(sites, context)
+    moments = dict(context.state.second_moments)
     for key in sorted(plan.head):
-        writer.write(key, _combined_head(key, sites, context, limits.clips.get(key, NOT_CLIPPED)))
+        head = _new_head(key, sites, context, limits.clips.get(key, NOT_CLIPPED))
+        writer.write(key, head.tensor)
+        moments |= _moment(key, head.second_moment)
     truncated_energy, learned, by, alignments, progress = {}, {}, {}, Alignments(), Progress()
     with_factors = [updates for updates in all_updates if ranks[updates.weight]]
     results = ordered_parallel_map(
         lambda updates: _aggregate_weight(updates, ranks[updates.weight], context, accepted), with_factors, config.threads
     )
-    for updates, (result, changes) in zip(with_factors, results, strict=True):
+    for updates, (result, changes, moment) in zip(with_factors, results, strict=True):
+        moments |= _moment(updates.weight, moment)
         for key, factor in zip(factor_keys(updates.weight), (result.factors.a, result.factors.b), strict=True):
             writer.write(key, factor)
         truncated_energy[updates.weight] = result.truncated_energy
@@ -78,7 +94,12 @@ def aggregate_adapters(context: RoundContext, accepted: Accepted, limits: Limits
         alignments.add(changes)
         progress.add(updates, changes.inner_products)
     shares = dict.fromkeys(accepted, 0.0) | dict(zip(sites, whole.shares, strict=True))
-    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, by, shares, alignments, progress)
+    return GlobalAdapter(writer.close(ADAPTER_NAME), ranks, truncated_energy, learned, by, shares, alignments, progress, moments)
+
+
+def _moment(name: str, value: float | None) -> dict[str, float]:
+    """What a step adds to the second moments: that of a tensor which no site trained stays as it was."""
+    return {} if value is None else {name: value}
 
 
 def combine(
@@ -109,9 +130,13 @@ def combine(
     return weighted_sum.astype(np.float32)
 
 
-def _combined_head(key: str, sites: Accepted, context: RoundContext, clips: Mapping[str, float]) -> Float32:
-    config, whole, factors = context.config, combination_of(sites, context), [clips.get(site, 1.0) for site in sites]
+def _new_head(key: str, sites: Accepted, context: RoundContext, clips: Mapping[str, float]) -> HeadStep:
     start = context.previous.read(key) if context.previous else None
+    return step_of_head(key, _combined_head(key, sites, context, clips, start), start, context)
+
+
+def _combined_head(key: str, sites: Accepted, context: RoundContext, clips: Mapping[str, float], start: Float32 | None) -> Float32:
+    config, whole, factors = context.config, combination_of(sites, context), [clips.get(site, 1.0) for site in sites]
     tensors = (update.tensors.read(key) for update in sites.values())
     reduce = RULES[config.rule].reduce
     if reduce is not None:
@@ -122,7 +147,7 @@ def _combined_head(key: str, sites: Accepted, context: RoundContext, clips: Mapp
     return combine(zip(shares, tensors, strict=True), start, whole.server_rate, clipped)
 
 
-def _global_rank(updates: WeightUpdates, config: AggregationConfig) -> int:
+def _aggregated_rank(updates: WeightUpdates, config: AggregationConfig) -> int:
     return METHODS[config.method].rank(updates, config.max_rank) if updates.sites else updates.global_rank
 
 
@@ -135,17 +160,17 @@ def _shapes(plan: RoundPlan, ranks: Mapping[str, int]) -> dict[str, tuple[int, .
     return shapes
 
 
-def _aggregate_weight(
-    updates: WeightUpdates, rank: int, context: RoundContext, accepted: Accepted
-) -> tuple[AggregatedFactors, WeightIncrements]:
+def _aggregate_weight(updates: WeightUpdates, new_rank: int, context: RoundContext, accepted: Accepted) -> _Aggregated:
     config = context.config
-    start, reduce = previous_factors(updates, context.previous), RULES[config.rule].reduce
+    start, reduce = factors_in(context.previous, updates.weight), RULES[config.rule].reduce
     if start and not updates.sites:
-        return AggregatedFactors(start), UNCHANGED
-    readers = readers_of(updates, accepted)
+        return _Aggregated(AggregatedFactors(start), UNCHANGED)
+    readers, rank = readers_of(updates, accepted), _aggregated_rank(updates, config)
     if reduce is not None:
         result = coordinates.aggregate(updates, readers, start, rank, reduce(config.malicious_sites))
     else:
         result = METHODS[config.method].aggregate(updates, readers, start, rank)
     measured = with_left_out(updates, accepted)
-    return result, increments.measure(measured, readers_of(measured, accepted), start, result.factors)
+    changes = increments.measure(measured, readers_of(measured, accepted), start, result.factors)
+    new = step(updates, result, start, new_rank, context)
+    return _Aggregated(new.result, changes, new.second_moment)

@@ -16,7 +16,7 @@ from fedpipe_operator.aggregation.methods import METHODS
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
 from fedpipe_operator.aggregation.survey import ByTensor, limits_of
 from fedpipe_operator.aggregation.tensors import Sink, Source, TensorFile, open_tensors
-from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundPlan, Verdict
+from fedpipe_operator.rounds.records import NO_STATE, Contribution, OptimizerState, RoundCommit, RoundPlan, Verdict
 from fedpipe_operator.sites import measurement
 
 
@@ -39,6 +39,10 @@ class RoundInput:
     """By site: updates that were refused before their adapter was read."""
     previous: Source | None = None
     """The global adapter that the round started from; None in round 1."""
+    before: Source | None = None
+    """The one before that, if the server's optimizer needs it."""
+    state: OptimizerState = NO_STATE
+    """Of the optimizer, from the commit of the round before."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     """
     plan = round_input.plan
     previous = open_tensors(round_input.previous) if round_input.previous else None
-    context = RoundContext(plan, config, previous)
+    before = open_tensors(round_input.before) if round_input.before else None
+    context = RoundContext(plan, config, previous, before, round_input.state)
     verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites, config.mixed)
     while True:
         accepted = _accepted(round_input, verdicts)
@@ -116,6 +121,7 @@ def _make_commit(
         truncated_energy=adapter.truncated_energy,
         learned=adapter.learned,
         learned_by={weight: sites for weight, sites in adapter.learned_by.items() if sites},
+        optimizer=None if config.optimizer.is_plain else OptimizerState(optimizer=config.optimizer, second_moments=adapter.second_moments),
         bytes_read=sum(update.tensors.source.size for update in accepted.values()),
     )
 

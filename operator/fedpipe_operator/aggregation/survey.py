@@ -12,7 +12,7 @@ import numpy as np
 
 from fedpipe_operator.admission import RefusalReason
 from fedpipe_operator.aggregation import distances
-from fedpipe_operator.aggregation.accepted import Accepted, RoundContext, combination_of, previous_factors, readers_of, steps_of, updates_of
+from fedpipe_operator.aggregation.accepted import Accepted, RoundContext, combination_of, factors_in, readers_of, steps_of, updates_of
 from fedpipe_operator.aggregation.clipping import ENOUGH_SITES, clip_factors
 from fedpipe_operator.aggregation.config import AggregationConfig
 from fedpipe_operator.aggregation.factors import Factors, Float64, WeightUpdates
@@ -67,7 +67,7 @@ def survey(context: RoundContext, accepted: Accepted) -> Survey:
 
     def of_weight(weight: str) -> _Measured:
         updates = updates_of(weight, accepted, context)
-        start = previous_factors(updates, previous)
+        start = factors_in(previous, updates.weight)
         found = distances.of_products(updates, readers_of(updates, accepted), start) if selects and updates.sites else None
         return _Measured(_lengths(updates, start, context, accepted), found)
 

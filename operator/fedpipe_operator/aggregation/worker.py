@@ -36,10 +36,10 @@ from fedpipe_operator.aggregation import (
 from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
-from fedpipe_operator.api.aggregation import Clipping
+from fedpipe_operator.api.aggregation import FEDAVG, Clipping, ServerOptimizer
 from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.rounds.admitting import update_admission
-from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, UpdateRef, Verdict, verdict_of
+from fedpipe_operator.rounds.records import NO_STATE, RoundCommit, RoundPlan, UpdateRef, Verdict, verdict_of
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
@@ -67,6 +67,7 @@ class AggregationTask(Wire):
     max_site_weight: float | None = None
     clipping: Clipping = Clipping.CLIP
     clip_multiple: float = MULTIPLE
+    optimizer: ServerOptimizer = FEDAVG
     warmup_steps: int = 0
     """Of the round's trainings: the normalization counts them by their learning rate."""
     max_rank: int
@@ -109,7 +110,15 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
     found = {update.site: _candidate(task, update, plan, reader) for update in task.updates}
     candidates = {site: one for site, one in found.items() if isinstance(one, Candidate)}
     refused = task.refused | {site: one for site, one in found.items() if isinstance(one, Verdict)}
-    round_input = RoundInput(plan=plan, candidates=candidates, refused=refused, previous=_previous_adapter(task.round, reader))
+    last = required_object(store, names.round_commit(task.round - 1), RoundCommit) if task.round > 1 else None
+    round_input = RoundInput(
+        plan=plan,
+        candidates=candidates,
+        refused=refused,
+        previous=reader.open(last.adapter.name) if last else None,
+        before=None if task.optimizer.is_plain else _adapter_before_last(task.round, reader),
+        state=(last.optimizer if last else None) or NO_STATE,
+    )
     config = AggregationConfig(
         method=task.method,
         rule=task.rule,
@@ -118,6 +127,7 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
         max_site_weight=task.max_site_weight,
         clipping=task.clipping,
         clip_multiple=task.clip_multiple,
+        optimizer=task.optimizer,
         warmup_steps=task.warmup_steps,
         max_rank=task.max_rank,
         max_norm=task.max_norm,
@@ -189,11 +199,11 @@ def _admitted(task: AggregationTask, update: UpdateRef, plan: RoundPlan, store: 
     return Refused(RefusalReason.OVERWRITTEN, f"{asked.what}: it is another one than when it was first seen")
 
 
-def _previous_adapter(round_: int, reader: _AdapterReader) -> Source | None:
-    """The global adapter that the round's sites started from; None in round 1."""
-    if round_ == 1:
+def _adapter_before_last(round_: int, reader: _AdapterReader) -> Source | None:
+    """The global adapter before the one that the round's sites started from; None in rounds 1 and 2."""
+    if round_ <= 2:  # noqa: PLR2004 -- the first round that has two before it is the third
         return None
-    return reader.open(required_object(reader.store, names.round_commit(round_ - 1), RoundCommit).adapter.name)
+    return reader.open(required_object(reader.store, names.round_commit(round_ - 2), RoundCommit).adapter.name)
 
 
 def _commit(store: Store, commit: RoundCommit, path: Path) -> None:

@@ -1,9 +1,10 @@
 """`spec.aggregation` of a `FederatedFineTune`: how the updates of a round are checked and aggregated."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from fedpipe_operator.api.meta import ApiModel
 
@@ -70,6 +71,67 @@ class Clipping(StrEnum):
     """Nothing."""
 
 
+class OptimizerType(StrEnum):
+    """What the server makes of a round's aggregated increment."""
+
+    FEDAVG = "FedAvg"
+    """The global adapter moves by it, times the server's learning rate."""
+    FEDAVGM = "FedAvgM"
+    """With momentum: it moves by the sum of all rounds' increments, of which each round keeps the share `momentum`."""
+    FEDADAM = "FedAdam"
+    """By a mean of the increments over that of their squares, one for each weight."""
+    FEDADAMW = "FedAdamW"
+    """FedAdam with decoupled weight decay, towards the base model."""
+    FEDYOGI = "FedYogi"
+    """FedAdam whose mean of squares falls no faster than it rises."""
+
+
+ADAPTIVE: Final = frozenset({OptimizerType.FEDADAM, OptimizerType.FEDADAMW, OptimizerType.FEDYOGI})
+"""The types that divide by a mean of squares."""
+_TYPES_WITH: Final = {
+    "momentum": frozenset({OptimizerType.FEDAVGM}),
+    "beta1": ADAPTIVE,
+    "beta2": ADAPTIVE,
+    "tau": ADAPTIVE,
+    "weight_decay": frozenset({OptimizerType.FEDADAMW}),
+}
+"""The types that read a field; the others refuse it."""
+
+
+class ServerOptimizer(ApiModel):
+    """The optimizer of the global adapter, whose gradient is a round's aggregated increment."""
+
+    type: OptimizerType = OptimizerType.FEDAVG
+    learning_rate: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Of the server. Left out: 1, and 0.01 for FedAdam, FedAdamW and FedYogi."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of FedAvgM. Left out: 0.9."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of the mean of the increments, for FedAdam, FedAdamW and FedYogi. Left out: 0.9."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Of the mean of their squares, for these types. Left out: 0.99."""
+    tau: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Added to the root of that mean, for these types: the smaller, the more adaptive. Left out: 0.001."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of FedAdamW: each round, the adapter loses this times the learning rate of itself. Left out: 0.01."""
+
+    @model_validator(mode="after")
+    def _refuse_fields_of_other_types(self) -> "ServerOptimizer":
+        for field, types in _TYPES_WITH.items():
+            if getattr(self, field) is not None and self.type not in types:
+                names = ", ".join(one.value for one in OptimizerType if one in types)
+                raise ValueError(f"{to_camel(field)} belongs to {names}: leave it out, or change the type")
+        return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the global adapter moves by the aggregated increment as it is."""
+        return self.type is OptimizerType.FEDAVG and self.learning_rate in (None, 1)
+
+
+FEDAVG: Final = ServerOptimizer()
+
+
 class AggregationSpec(ApiModel):
     """How updates are checked and aggregated."""
 
@@ -86,6 +148,7 @@ class AggregationSpec(ApiModel):
     clip_multiple: Annotated[float, Field(ge=1, le=1000)] = 3.0
     """Of the median length per effective step over the sites: an increment above it is too long.
     Fewer than three updates have no such median."""
+    optimizer: ServerOptimizer = FEDAVG
     max_norm: Annotated[float, Field(gt=0, le=1e9)] = 1e4
     """The gate refuses an update whose increment, over all weights and head tensors together, has a larger Frobenius norm."""
 

@@ -190,6 +190,7 @@ class Reconciler:
             max_site_weight=spec.max_site_weight,
             clipping=spec.clipping,
             clip_multiple=spec.clip_multiple,
+            optimizer=spec.optimizer,
             warmup_steps=tasks.hyperparameters_of(plan, run.spec).warmup_steps,
             max_rank=run.spec.planning.max_rank,
             max_norm=spec.max_norm,

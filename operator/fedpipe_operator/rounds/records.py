@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedpipe_operator.admission import Refused
 from fedpipe_operator.api import AggregationRule, Reason
+from fedpipe_operator.api.aggregation import FEDAVG, ServerOptimizer
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
 from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
@@ -184,6 +185,19 @@ class Contribution(Wire):
     """Not read: what earlier versions wrote of the round's progress if the others had taken the site's place."""
 
 
+class OptimizerState(Wire):
+    """What a round's commit has for the server's optimizer of the next, beside the global adapters (`aggregation.server_optimizers`)."""
+
+    optimizer: ServerOptimizer = FEDAVG
+    """Of this round: it may be another one in the next."""
+    second_moments: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """The mean of squares by weight and by head tensor; of an adaptive optimizer only."""
+
+
+NO_STATE: Final = OptimizerState()
+"""After a round whose global adapter moved by the aggregated increment."""
+
+
 class RoundCommit(Wire):
     """The commit of a round, written after the global adapter. A round is aggregated if and only if this exists."""
 
@@ -214,6 +228,8 @@ class RoundCommit(Wire):
 
     Empty for a weight that no site changed, and in the commits of earlier versions.
     """
+    optimizer: OptimizerState | None = None
+    """None: the global adapter moved by the aggregated increment as it is."""
     seconds: float = 0.0
     finished_at: float = 0.0
     """Unix seconds: when the round ended."""
