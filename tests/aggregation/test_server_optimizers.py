@@ -1,4 +1,4 @@
-"""The server's optimizers against the dense formulas of their paper, with momentum and second moments kept as whole matrices and numbers."""
+"""The server's optimizers against the dense formulas of their paper, with momentum and second moments kept."""
 
 import io
 import math

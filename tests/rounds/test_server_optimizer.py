@@ -1,4 +1,4 @@
-"""A run with a server optimizer: its state is in the store alone, so an operator may be killed at any time, and the plain one reads no more."""
+"""A run with a server optimizer: its state is in the store alone, and the plain one reads no more than before."""
 
 from collections.abc import Callable
 from pathlib import Path

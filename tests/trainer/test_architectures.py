@@ -134,6 +134,43 @@ def test_it_trains_from_a_layer_on_and_nothing_below(folder_of: Callable[[str], 
     assert {layer_of(one.name, count_encoder_layers(base.model)) for one in found.weights} == set(range(found.layers))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_without_bfloat16_arithmetic_16_bits_are_rounded_weights_that_are_computed_with_in_float32(
+    folder_of: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, found = family(name).objective, facts(folder_of(name), family(name).objective, ())
+    monkeypatch.setattr("fedpipe_trainer.device.computes_bfloat16", lambda _device: False)
+    base, rounded = (without_dropout(load(folder_of(name), bits, objective)) for bits in (16, 32))
+    for key, one in rounded.model.named_parameters():
+        if key not in rounded.head:
+            one.data = one.data.bfloat16().float()
+
+    gradients = []
+    for each in (base, rounded):
+        with attach_adapters(each, spec_of(found), random_adapter(each, found), seed=0) as adapters:
+            gradients.append(gradients_of(each, name, adapters))
+
+    assert base.memory_bytes < rounded.memory_bytes
+    # Some embeddings are scaled while they are in 16 bits.
+    most = 0.02 if name.startswith("gemma") else 1e-4
+    assert all((gradients[0][key] - one).norm() <= most * one.norm() for key, one in gradients[1].items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_bfloat16_arithmetic_16_bits_are_computed_with_as_they_are(
+    folder_of: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, found = family(name).objective, facts(folder_of(name), family(name).objective, ())
+    monkeypatch.setattr("fedpipe_trainer.device.computes_bfloat16", lambda _device: True)
+    base = load(folder_of(name), 16, objective)
+
+    with attach_adapters(base, spec_of(found), random_adapter(base, found), seed=0) as adapters:
+        found_gradients = gradients_of(base, name, adapters)
+
+    assert base.compute_dtype is torch.bfloat16
+    assert all(torch.isfinite(one).all() for one in found_gradients.values())
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in IN_FULL_ONLY])
 def test_it_trains_on_a_quantised_base_after_an_evaluation(folder_of: Callable[[str], Path], name: str, bits: Any) -> None:

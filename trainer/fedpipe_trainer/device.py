@@ -137,6 +137,11 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4)
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices by instructions that are made for it, or as fast: of CPUs those with AVX-512."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - PyTorch has no public name for it
+
+
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Peak FLOP/s of square matrix products of this type on this device: the denominator of MFU.
 

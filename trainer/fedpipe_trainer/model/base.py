@@ -28,9 +28,11 @@ from fedpipe_trainer.model.checkpoint import read_checkpoint
 from fedpipe_trainer.model.files import describe_damage
 from fedpipe_trainer.model.head import read_own_head
 from fedpipe_trainer.model.identity import fingerprint, loaded_files
+from fedpipe_trainer.model.stored_in_16_bits import compute_in_float32
 from fedpipe_trainer.model.whole_modules import stored_values, whole_parameters
 
-_COMPUTE: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
+_STORED: Final[dict[Bits, torch.dtype]] = {4: torch.bfloat16, 8: torch.bfloat16, 16: torch.bfloat16, 32: torch.float32}
+"""The type of what is not quantised."""
 
 # int8 layers log a line per call when their input is bf16.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -56,7 +58,7 @@ class Base:
     @property
     def compute_dtype(self) -> torch.dtype:
         """The type of the activations."""
-        return _COMPUTE[self.bits]
+        return _compute_dtype(self.bits, self.device)
 
     @property
     def memory_bytes(self) -> int:
@@ -128,8 +130,11 @@ def load(  # noqa: PLR0913 -- all that determines a base
     if missing_weights := sorted(missing - set(head)):
         msg = f"the checkpoint in {folder} has no weights for {', '.join(missing_weights[:5])}: config.json belongs to another model"
         raise TaskFailed(FailureReason.BAD_MODEL, msg)
+    compute = _compute_dtype(bits, device)
     _freeze(model, head)
-    _keep_in_float32(model, whole, _COMPUTE[bits])
+    _keep_in_float32(model, whole, compute)
+    if compute is not _STORED[bits]:
+        compute_in_float32(model)
     identity = known_fingerprint or fingerprint(folder)
     own = read_own_head(folder, objective, head)
     return Base(model, tokenizer, pad_id, bits, device, identity, (*head, *whole), own, stored)
@@ -158,9 +163,9 @@ def _from_pretrained(
         model, info = AUTO_CLASSES[objective.type].from_pretrained(
             folder,
             config=config,
-            dtype=_COMPUTE[bits],
+            dtype=_STORED[bits],
             device_map={"": devices.choose()},
-            quantization_config=_quantisation(bits, unquantised),
+            quantization_config=_quantisation(bits, unquantised, _compute_dtype(bits, devices.choose())),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -177,7 +182,13 @@ def _from_pretrained(
     return model, set(info["missing_keys"]) | mismatched
 
 
-def _quantisation(bits: Bits, unquantised: tuple[str, ...]) -> BitsAndBytesConfig | None:
+def _compute_dtype(bits: Bits, device: torch.device) -> torch.dtype:
+    """The type of the activations: that of what is stored, unless the device computes with it many times slower than with float32."""
+    stored = _STORED[bits]
+    return stored if stored is torch.float32 or devices.computes_bfloat16(device) else torch.float32
+
+
+def _quantisation(bits: Bits, unquantised: tuple[str, ...], compute: torch.dtype) -> BitsAndBytesConfig | None:
     """NF4 with double quantisation (Dettmers et al., arXiv 2305.14314) or LLM.int8(); `unquantised` modules are left out."""
     skip_modules = list(unquantised) or None
     if bits == 4:  # noqa: PLR2004 - a bit width needs no name
@@ -185,7 +196,7 @@ def _quantisation(bits: Bits, unquantised: tuple[str, ...]) -> BitsAndBytesConfi
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=compute,
             llm_int8_skip_modules=skip_modules,
         )
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip_modules) if bits == 8 else None  # noqa: PLR2004 - a bit width needs no name
