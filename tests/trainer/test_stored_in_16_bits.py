@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from fedpipe_trainer import device
 from fedpipe_trainer.contract import CausalLM
 from fedpipe_trainer.model import load
+from fedpipe_trainer.model.architecture import target_weights
 from fedpipe_trainer.model.stored_in_16_bits import Conv1DIn16Bits, LinearIn16Bits
 
 CAUSAL = CausalLM(prompt="{a}", response="{b}", max_length=32)
@@ -84,3 +85,10 @@ def test_every_activation_is_in_float32_at_every_bit_width(toy: Toy, bits: Any, 
 
 def test_a_gpu_computes_with_bfloat16_as_it_is_stored() -> None:
     assert device.computes_bfloat16(torch.device("cuda"))
+
+
+def test_the_weights_that_get_adapters_are_found_in_a_base_that_is_loaded_so(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "computes_bfloat16", lambda _device: False)
+    loaded = [load(toy("gpt2"), bits, CAUSAL).model for bits in (16, 32)]
+
+    assert target_weights(loaded[0], "gpt2", ()) == target_weights(loaded[1], "gpt2", ()) != ()

@@ -171,12 +171,10 @@ def target_weights(model: nn.Module, model_type: str, target_modules: tuple[str,
 
 def _check_untied(model: nn.Module, weights: Iterable[WeightShape]) -> None:
     """Refuse an adapter on a weight that another module uses, too: merged into one it would change the other."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
-            owners.setdefault(id(weight), []).append(name)
+    suffix = ".weight"
+    parameters = {key.removesuffix(suffix): one for key, one in model.named_parameters(remove_duplicate=False) if key.endswith(suffix)}
     for weight in weights:
-        others = [name for name in owners[id(model.get_submodule(weight.name).weight)] if name != weight.name]
+        others = [name for name, one in parameters.items() if one is parameters[weight.name] and name != weight.name]
         if others:
             msg = f"{weight.name} has the same weight as {', '.join(others)} (tied), so that an adapter of it would change both when merged"
             raise TaskFailed(FailureReason.BAD_MODEL, f"{msg}: leave it out of planning.targetModules, or untie and save the model")
