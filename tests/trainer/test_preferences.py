@@ -190,8 +190,8 @@ def test_only_turns_after_the_common_ones_count(tmp_path: Path) -> None:
         (EXPLICIT, {"prompt": "Sky?", "chosen": " ", "rejected": "Green."}, "column 'chosen': it is empty"),
         (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue.", "rejected": []}, "column 'rejected': it is not a list of messages, at least one"),
         (EXPLICIT, {"prompt": "Sky?", "chosen": 7, "rejected": "Green."}, "column 'chosen': it is neither a text nor a list of messages"),
-        (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue."}, "no value in column 'rejected'"),
-        (EXPLICIT, {"chosen": "Blue.", "rejected": "Green."}, "no value in column 'prompt'"),
+        (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue."}, "column 'rejected' (task.rejectedColumn) does not exist in"),
+        (EXPLICIT, {"chosen": "Blue.", "rejected": "Green."}, "column 'prompt' (task.promptColumn) does not exist in"),
     ],
 )
 def test_a_row_that_is_no_pair_says_why(tmp_path: Path, objective: Preference, row: dict[str, Any], reason: str) -> None:
