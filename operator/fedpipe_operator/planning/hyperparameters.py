@@ -275,7 +275,7 @@ def _why_these_passes(spec: FineTuneSpec, steps: Collection[int]) -> str:
         return f"passes a round that the plans make; the spec allows {epochs:g} (training.epochs){capped}"
     if spec.planning.mode is PlanningMode.MANUAL:
         return f"passes a round that the steps of planning.plans make{capped}"
-    if set(steps) == {most}:
+    if most is not None and set(steps) == {most}:
         return f"passes a round that {counted(most, 'step')} make{'s' if most == 1 else ''}, as many as training.maxSteps allows"
     if spec.planning.mode in EQUAL_STEPS:
         return f"passes a round: equal steps at all sites, {MAX_PASSES:g} passes on average if they fit into it{capped}: see the plans"
