@@ -35,6 +35,7 @@ _BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP: Final = 1024
 _BIT_UNITS: Final = ("bit/s", "kbit/s", "Mbit/s", "Gbit/s")
 _THOUSAND: Final = 1000
+_SHORT: Final = 0.05
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -92,9 +93,11 @@ def number_text(value: float | None) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """`8.4 s`, `7 min 12 s`, `2 h 5 min`, `3 min`."""
+    """`8.4 s`, `7 min 12 s`, `2 h 5 min`, `3 min`; `12 ms` of what would be 0.0 s."""
     if seconds is None:
         return MISSING
+    if 0 < seconds < _SHORT:
+        return f"{max(1, round(1000 * seconds))} ms"
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{short_text(seconds)} s"

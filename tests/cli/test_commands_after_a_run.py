@@ -276,6 +276,24 @@ def test_plan_prints_the_plan_of_each_site_with_its_reasons_and_trains_nothing(t
     assert sorted(workspace.runs.store.rglob("*.json")) == before
 
 
+def test_plan_overrides_rounds_and_steps_as_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalRun, "drive", plan_with_stand_ins)
+    workspace = Workspace(tmp_path)
+
+    status, lines = workspace.call("plan", "--rounds", "1", "--max-steps", "1")
+
+    assert status == 0
+    assert "training.learningRateSchedule Cosine: a single round has all of the learning rate" in lines
+    assert len([line for line in lines if line == "limited by the spec: training.maxSteps is 1"]) == 3
+
+
+def test_plan_of_a_cluster_s_run_cannot_be_changed_by_options(tmp_path: Path) -> None:
+    status, lines = Workspace(tmp_path).call("plan", "-n", "default", "--rounds", "1")
+
+    assert status == 2
+    assert any("-n shows the one that a cluster's run has" in line for line in lines)
+
+
 def test_plan_prints_which_site_is_excluded_and_why(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, sites={"quorum": 0.6})
     small = workspace.run.sites[2].model_copy(deep=True)

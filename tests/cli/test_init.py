@@ -138,7 +138,7 @@ def test_a_policy_of_the_data_s_owner_that_forbids_the_task_is_told(models: Call
 
     assert result.exit_code == 2
     assert "ward: a run could not use these data: PolicyDenied: " in result.stdout
-    assert "policy.columns does not allow the column 'label', which the task reads" in result.stdout
+    assert "policy.columns does not allow the column 'label' (task.label)" in result.stdout
     assert Path("fedpipe.yaml").exists()
 
 

@@ -92,6 +92,28 @@ def test_a_site_whose_profile_would_fail_is_told_and_the_status_is_2(fleet: Path
     assert f"  BadData: the data file {tmp_path}/train.jsonl cannot be read: No such file or directory" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("source", "status", "told"),
+    [
+        ("file:///no/such", 2, "  BadModel: the model folder /no/such does not exist on this machine"),
+        ("pvc://elsewhere/base", 0, "  not checked: the model's folder in its claim, "),
+        ("s3://bucket/base", 0, "  not checked: the model s3://bucket/base is in a bucket"),
+    ],
+)
+def test_a_local_path_without_a_model_fails_and_a_model_that_is_elsewhere_is_not_checked(
+    fleet: Path, tmp_path: Path, source: str, status: int, told: str
+) -> None:
+    run, *sites = yaml.safe_load_all((fleet / "run.yaml").read_text())
+    run["spec"]["model"] = {"source": source}
+    for site in sites:
+        site["spec"]["modelClaims"] = ["elsewhere"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump_all([run, *sites]))
+
+    result = validate(tmp_path / "run.yaml", "--data", "--volumes", fleet / "volumes", "--site", "north")
+
+    assert (result.exit_code, result.stdout.count(told)) == (status, 1), result.output
+
+
 def test_no_cell_of_the_data_is_printed(fleet: Path, tmp_path: Path) -> None:
     for part in ("train", "validation"):
         rows = [{"text": f"c4n4ry {at}", "label": f"c4n4ry {at}", "c4n4ry": "c4n4ry"} for at in range(9)]

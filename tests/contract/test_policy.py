@@ -1,6 +1,6 @@
 """Of two policies the stricter counts, field by field: what both allow is allowed, and nothing else."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -114,6 +114,12 @@ NOTES = SequenceClassification(text="note", label="ward")
 NOT_SELECTED = "policy.runs does not select the run triage, by its name or its labels"
 
 
+ONE_COLUMN: Final = "correct task.label if it is misspelled, or have the data owner add it (whether the data have it is not told)"
+TWO_COLUMNS: Final = (
+    "correct task.text and task.label if a name is misspelled, or have the data owner add them (whether the data have them is not told)"
+)
+
+
 def use(**changes: Any) -> DataUse:
     return DataUse(**({"run": "triage", "run_labels": {"study": "x"}, "objective": NOTES, "contributors": 3} | changes))
 
@@ -129,8 +135,8 @@ def use(**changes: Any) -> DataUse:
             NOT_SELECTED,
         ),
         (DataPolicy(columns=("note", "ward", "age")), ""),
-        (DataPolicy(columns=("note",)), "policy.columns does not allow the column 'ward', which the task reads"),
-        (DataPolicy(columns=()), "policy.columns does not allow the columns 'note', 'ward', which the task reads"),
+        (DataPolicy(columns=("note",)), f"policy.columns does not allow the column 'ward' (task.label): {ONE_COLUMN}"),
+        (DataPolicy(columns=()), f"policy.columns does not allow the columns 'note' (task.text), 'ward' (task.label): {TWO_COLUMNS}"),
         (DataPolicy(task_types=("CausalLM",)), "policy.taskTypes does not allow SequenceClassification"),
         (DataPolicy(min_sites=3), ""),
         (

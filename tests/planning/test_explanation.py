@@ -275,6 +275,7 @@ def test_unequal_ranks_are_told_with_the_most_important_weights() -> None:
 
     told = sentence(plan, r"\d+ of 24 weights get an adapter, of rank \d+ to \d+, placed where each byte is predicted to gain most")
     assert "; most important: " in told
+    assert "; 10 % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong" in told
     assert "model.layers.5.self_attn.o_proj (1.9 × the mean)" in told
     sentence(plan, "importance by gradient scores of 1 of 1 sites$")
 
@@ -284,7 +285,7 @@ def test_weights_that_get_a_larger_rank_because_it_is_their_turn_are_explained(s
     """Every weight counts the same, and yet some kinds get larger ranks than others."""
     plan = the_plan(a_small_site(up=2e5), rounds={"deadline": "3m", "count": 1}, planning={"bits": [16], "exploration": share})
 
-    turns = "; 10 % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong"
+    turns = "; 10 % of the importance is given to a quarter of the weights, to others each round, so that all are tried"
     assert sentence(plan, r"\d+ of 24 weights get an adapter").endswith(turns) is told
 
 

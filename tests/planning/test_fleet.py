@@ -220,7 +220,7 @@ def test_all_rounds_together_make_three_passes_over_the_data_if_the_deadline_all
 
     passes = 2 * sum(one.steps for one in fleet.solutions.values()) * 16 / 3000
     assert RUN_PASSES <= passes * 1.05 < 1.3 * RUN_PASSES
-    assert fleet.length.reason == "which the planner chose so that 2 rounds make at least 3 passes over the data"
+    assert fleet.length.reason == "which the planner chose so that all sites together make about 3 passes over the data in 2 rounds"
 
 
 def test_a_deadline_that_allows_no_three_passes_is_used_whole() -> None:

@@ -54,6 +54,9 @@ def test_bytes_are_in_binary_units_with_three_digits(count: float | None, text: 
     ("seconds", "text"),
     [
         (0.0, "0.0 s"),
+        (0.0001, "1 ms"),
+        (0.012, "12 ms"),
+        (0.05, "0.1 s"),
         (8.44, "8.4 s"),
         (59.4, "59 s"),
         (59.7, "1 min"),

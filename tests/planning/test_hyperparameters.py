@@ -18,6 +18,7 @@ from fedpipe_trainer.contract import Forecast, Hyperparameters, Plan, RangeTestR
 FORECAST = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
 DIVERGED = None
 CHOSEN = LearningRate(1e-3, "why")
+AS_FIT = "passes a round: the steps that fit into it at each site, up to 3 passes"
 NOT_COMPARED = "the default: no two rates could be tested at enough of the sites; write training.learningRate"
 
 
@@ -151,7 +152,7 @@ def test_a_site_without_a_test_or_with_a_failed_one_has_no_say() -> None:
 @pytest.mark.parametrize(
     ("sites", "why"),
     [
-        ({"a": FAILED, "b": None}, "the default: a: no learning rate was tested: out of memory"),
+        ({"a": FAILED, "b": None}, "the default: too few sites could compare rates; a: no learning rate was tested: out of memory"),
         ({"a": None}, NOT_COMPARED),
         ({"a": losses_of({1e-3: 1.0})}, NOT_COMPARED),
         (
@@ -354,7 +355,10 @@ def test_what_is_left_out_has_a_value_and_a_reason() -> None:
     )
     assert found["training.scaling"][0] == "RsLoRA"
     assert "the same learning rate suits adapters of every rank" in found["training.scaling"][1]
-    assert found["training.epochs"] == ("1.5 to 3", "the steps that fit into the round at each site, up to 3 passes: see the plans")
+    assert found["training.epochs"] == (
+        "1.5 to 3",
+        "passes a round: the steps that fit into it at each site, up to 3 passes: see the plans",
+    )
 
 
 def test_what_the_spec_says_is_from_the_spec() -> None:
@@ -369,35 +373,43 @@ def test_what_the_spec_says_is_from_the_spec() -> None:
         "training.learningRate": ("0.005", FROM_SPEC),
         "training.learningRateSchedule": ("Constant", FROM_SPEC),
         "training.scaling": ("Classic", FROM_SPEC),
-        "training.epochs": ("1.5 to 3", f"{FROM_SPEC}: at most 2"),
+        "training.epochs": ("1.5 to 3", "passes a round that the plans make; the spec allows 2 (training.epochs)"),
     }
 
 
-def test_the_passes_of_given_plans_are_from_the_spec() -> None:
+def test_the_passes_of_given_plans_are_those_of_their_steps() -> None:
     given = {"mode": "Manual", "plans": [{"bits": 16, "rank": 4, "steps": 60}]}
 
-    assert listed(planning=given)["training.epochs"] == ("1.5 to 3", f"{FROM_SPEC}: the steps of planning.plans")
+    assert listed(planning=given)["training.epochs"] == ("1.5 to 3", "passes a round that the steps of planning.plans make")
 
 
 @pytest.mark.parametrize(
     ("mode", "training", "reason"),
     [
-        ("Auto", {"maxSteps": 60}, f"{FROM_SPEC}: training.maxSteps is 60"),
-        ("Uniform", {"maxSteps": 60}, f"{FROM_SPEC}: training.maxSteps is 60"),
+        ("Auto", {"maxSteps": 60}, "passes a round that 60 steps make, as many as training.maxSteps allows"),
+        ("Uniform", {"maxSteps": 60}, "passes a round that 60 steps make, as many as training.maxSteps allows"),
         (
             "Auto",
             {"maxSteps": 100},
-            "the steps that fit into the round at each site, up to 3 passes, and at most 100 steps (training.maxSteps)",
+            f"{AS_FIT}, and at most 100 steps (training.maxSteps): see the plans",
         ),
-        ("Proportional", {}, "the steps that fit into the round at each site, up to 3 passes"),
-        ("UniformWeakest", {}, "equal steps at all sites, 3 passes on average if they fit into the round"),
-        ("Auto", {"maxSteps": 100, "epochs": 2}, f"{FROM_SPEC}: at most 2, and at most 100 steps (training.maxSteps)"),
+        ("Proportional", {}, f"{AS_FIT}: see the plans"),
+        ("UniformWeakest", {}, "passes a round: equal steps at all sites, 3 passes on average if they fit into it: see the plans"),
+        (
+            "Auto",
+            {"maxSteps": 100, "epochs": 2},
+            "passes a round that the plans make; the spec allows 2 (training.epochs), and at most 100 steps (training.maxSteps)",
+        ),
     ],
 )
 def test_the_reason_of_the_passes_names_what_decided_the_steps(mode: str, training: dict[str, Any], reason: str) -> None:
-    found = listed(planning={"mode": mode}, training=training)["training.epochs"]
+    assert listed(planning={"mode": mode}, training=training)["training.epochs"] == ("1.5 to 3", reason)
 
-    assert found == ("1.5 to 3", reason if reason.startswith(FROM_SPEC) else f"{reason}: see the plans")
+
+def test_of_a_single_round_no_learning_rate_is_said_to_fall() -> None:
+    found = listed(rounds={"count": 1})["training.learningRateSchedule"]
+
+    assert found == ("Cosine", "a single round has all of the learning rate")
 
 
 def test_sites_with_equal_passes_are_not_a_range() -> None:

@@ -43,7 +43,7 @@ def excluded(world: World) -> dict[str, str]:
     [
         ({"runs": {"names": ["other"]}}, "PolicyDenied: policy.runs does not select the run toy"),
         ({"runs": {"matchLabels": {"study": "x"}}}, "PolicyDenied: policy.runs does not select the run toy"),
-        ({"columns": ["text"]}, "PolicyDenied: policy.columns does not allow the column 'label', which the task reads"),
+        ({"columns": ["text"]}, "PolicyDenied: policy.columns does not allow the column 'label' (task.label): correct task.label if it is"),
         ({"taskTypes": ["CausalLM"]}, "PolicyDenied: policy.taskTypes does not allow SequenceClassification"),
         ({"minSites": 4}, "TooFewSites: policy.minSites of the site is 4, and without it 2 take part"),
     ],

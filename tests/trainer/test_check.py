@@ -47,13 +47,14 @@ CALLS: Final = [
 ] * 6
 
 
-def check(
+def check(  # noqa: PLR0913 -- what a site has, and what is asked of it
     folder: Path,
     model: Path | str | Model,
     objective: Objective = CLASSES,
     train: list[dict[str, Any]] | str = "",
     *,
     first_rows: bool = False,
+    model_in_claim: bool = False,
     **changes: Any,
 ) -> SiteCheck:
     """Check a site with these training rows (or this text of the file), which are the validation rows, too."""
@@ -75,7 +76,7 @@ def check(
     scratch = folder / "scratch"
     scratch.mkdir()
     runtime = TaskRuntime(scratch, folder / "cache", write_progress=lambda _: None, stop_requested=lambda: False)
-    return check_site(task, runtime, first_rows=first_rows)
+    return check_site(task, runtime, first_rows=first_rows, model_in_claim=model_in_claim)
 
 
 def with_template(model: Path, template: str, folder: Path) -> Path:
@@ -262,10 +263,31 @@ def test_the_owner_s_policy_comes_first_and_no_row_is_read_where_it_denies(
     assert found.train is None
 
 
+def test_a_column_that_no_row_has_is_told_as_the_author_s_slip_where_the_policy_allows_it(tmp_path: Path, toy: Toy) -> None:
+    slip = CLASSES.model_copy(update={"text": "tekst"})
+
+    found = check(tmp_path, toy("bert"), slip, policy=DataPolicy(columns=("tekst", "label")))
+
+    assert reasons(found) == [FailureReason.BAD_DATA, FailureReason.BAD_DATA]
+    told = f"column 'tekst' (task.text) does not exist in {tmp_path}/train.jsonl: correct task.text, or use the right file"
+    assert found.failures[0].message == told
+
+
+def test_a_column_that_the_policy_does_not_allow_is_told_the_same_whether_the_data_have_it_or_not(tmp_path: Path, toy: Toy) -> None:
+    asked, owner = CLASSES.model_copy(update={"text": "secret"}), DataPolicy(columns=("text", "label"))
+    told = []
+    for name, extra in (("without", {}), ("with", {"secret": "a text"})):
+        (tmp_path / name).mkdir()
+        found = check(tmp_path / name, toy("bert"), asked, train=[row | extra for row in rows()], policy=owner)
+        told.append([failure.message for failure in found.failures])
+
+    assert told[0] == told[1]
+    assert "'secret' (task.text): correct task.text if it is misspelled" in told[0][0]
+
+
 @pytest.mark.parametrize(
     ("source", "warning"),
     [
-        ("file:///nowhere/base", "the model folder /nowhere/base is not on this machine, so token lengths"),
         ("s3://bucket/base", "the model s3://bucket/base is in a bucket, so token lengths"),
     ],
 )
@@ -276,6 +298,31 @@ def test_a_model_that_is_not_here_is_a_warning_and_the_rows_are_checked(tmp_path
     assert found.warnings[0].startswith(warning)
     assert found.train == FileCheck(rows=8, labels={"high": 4, "low": 4})
     assert found.tokens is None
+
+
+def test_a_model_of_a_claim_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
+    found = check(tmp_path, "file:///nowhere/base", model_in_claim=True)
+
+    assert found.failures == ()
+    assert found.warnings[0].startswith("the model's folder in its claim, /nowhere/base, is not on this machine, so token lengths")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda _: None, "does not exist on this machine: correct model.source, or, if the trainer's image has this folder"),
+        (Path.mkdir, "has no config.json"),
+        (Path.touch, "does not exist at this site"),
+    ],
+)
+def test_a_local_path_that_can_be_no_model_is_a_failure(tmp_path: Path, made: Callable[[Path], object], message: str) -> None:
+    made(tmp_path / "base")
+
+    found = check(tmp_path, tmp_path / "base")
+
+    assert reasons(found) == [FailureReason.BAD_MODEL]
+    assert f"the model folder {tmp_path}/base {message}" in found.failures[0].message
+    assert found.train is not None, "the rows are checked all the same"
 
 
 def test_a_hub_that_is_not_reached_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,7 +368,21 @@ def test_a_column_that_a_format_may_have_is_read_where_the_policy_allows_it(
 
     assert denial(policy, use) == ""
     assert shown_prompt(row, objective) == prompt
-    assert ("the data have system, which policy.columns does not allow" in caplog.text) is ("system" not in columns)
+    assert "system" not in caplog.text
+
+
+def test_whether_the_data_have_a_column_that_the_policy_does_not_allow_is_not_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    said = []
+    for row in ({"messages": GOOD}, {"messages": GOOD, "system": "Be brief."}):
+        select_rows(write(tmp_path / "rows.jsonl", row), CausalLM(format="Messages"), DataPolicy(columns=("messages",)))
+        said.append(caplog.text)
+        caplog.clear()
+
+    assert "policy.columns does not allow system: the task is done without, whether or not the data have it" in said[0]
+    assert said[0] == said[1]
 
 
 def test_a_column_system_that_the_task_names_for_something_else_is_that(tmp_path: Path) -> None:

@@ -190,8 +190,6 @@ def test_only_turns_after_the_common_ones_count(tmp_path: Path) -> None:
         (EXPLICIT, {"prompt": "Sky?", "chosen": " ", "rejected": "Green."}, "column 'chosen': it is empty"),
         (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue.", "rejected": []}, "column 'rejected': it is not a list of messages, at least one"),
         (EXPLICIT, {"prompt": "Sky?", "chosen": 7, "rejected": "Green."}, "column 'chosen': it is neither a text nor a list of messages"),
-        (EXPLICIT, {"prompt": "Sky?", "chosen": "Blue."}, "no value in column 'rejected'"),
-        (EXPLICIT, {"chosen": "Blue.", "rejected": "Green."}, "no value in column 'prompt'"),
     ],
 )
 def test_a_row_that_is_no_pair_says_why(tmp_path: Path, objective: Preference, row: dict[str, Any], reason: str) -> None:
@@ -201,6 +199,15 @@ def test_a_row_that_is_no_pair_says_why(tmp_path: Path, objective: Preference, r
     assert reason in str(failed.value)
     assert "the first at line 1" in str(failed.value)
     assert "Grass" not in str(failed.value)
+
+
+@pytest.mark.parametrize("column", ["prompt", "rejected"])
+def test_a_column_that_no_pair_has_is_told_with_the_field_that_names_it(tmp_path: Path, column: str) -> None:
+    row = {"prompt": "Sky?", "chosen": "Blue.", "rejected": "Green."}
+    del row[column]
+
+    with pytest.raises(TaskFailed, match=rf"column '{column}' \(task.{column}Column\) does not exist in"):
+        read(tmp_path, [row], EXPLICIT)
 
 
 def test_a_few_rows_that_are_no_pairs_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pytest
@@ -20,7 +20,7 @@ COLUMNS = ("text", "label")
 GOOD = [{"text": f"text, “{i}”\nand more", "label": "a"} for i in range(300)]
 
 
-def jsonl(rows: Sequence[dict[str, str]]) -> bytes:
+def jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
@@ -175,8 +175,36 @@ def test_a_column_missing_from_the_whole_file_is_an_error_that_names_it_and_none
 
     message = failure_of(path, ("note",)).message
 
-    assert "no value in column 'note', or no column of this name among the 2 of the file" in message
-    assert "'label'" not in message
+    advice = "correct the task, or use the right file, or write their names into its first line"
+    assert message == f"column 'note' does not exist in {path}: {advice}"
+
+
+def test_all_columns_missing_from_a_file_are_told_at_once_each_with_the_field_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(jsonl([{"body": "a note", "label": None}] * 200) + b"no row\n")
+
+    with pytest.raises(TaskFailed) as caught:
+        read_rows(path, ("note", "ward", "label"), fields={"note": "task.text", "ward": "task.textPair", "label": "task.label"})
+
+    assert caught.value.message == (
+        f"columns 'note' (task.text), 'ward' (task.textPair) do not exist in {path}: "
+        "correct task.text and task.textPair, or use the right file"
+    )
+
+
+@pytest.mark.parametrize("others", [[{"note": "fine"}], [{"note": None}]])
+def test_a_column_that_some_row_names_exists(tmp_path: Path, others: list[dict[str, Any]]) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(jsonl([{"body": "a note"}, *others] * 20))
+
+    assert "does not exist" not in failure_of(path, ("note",)).message
+
+
+def test_a_file_of_which_much_cannot_be_read_is_told_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"no row\n" * 9 + jsonl([{"body": "a note"}]))
+
+    assert "10 of 10 rows" in failure_of(path, ("note",)).message
 
 
 UNREADABLE: dict[str, Callable[[Path], object]] = {

@@ -47,7 +47,7 @@ def answer(question: str, settings: Settings) -> str:
         case HoldOutQuestion():
             return _hold_out(asked).to_json()
         case CheckQuestion():
-            return Checks(sites=tuple(_check(task, settings, first_rows=asked.first_rows) for task in asked.tasks)).to_json()
+            return Checks(sites=tuple(_check(task, settings, asked) for task in asked.tasks)).to_json()
 
 
 def _attempt(call: Callable[[], T], failed: Callable[[Failure], T]) -> T:
@@ -137,10 +137,12 @@ def _read_columns(question: HoldOutQuestion) -> Columns:
     return anything_in(question.columns) if task is None else Columns(question.columns, value_readers(task), row_check(task))
 
 
-def _check(task: ProfileTask, settings: Settings, *, first_rows: bool) -> SiteCheck:
+def _check(task: ProfileTask, settings: Settings, asked: CheckQuestion) -> SiteCheck:
     from fedpipe_trainer.recipes.check import check_site  # noqa: PLC0415 - as above
 
+    in_claim = task.model.source in asked.models_in_claims
     with runtime_of(settings) as runtime:
         return _attempt(
-            lambda: check_site(task, runtime, first_rows=first_rows), lambda failure: SiteCheck(site=task.site, failures=(failure,))
+            lambda: check_site(task, runtime, first_rows=asked.first_rows, model_in_claim=in_claim),
+            lambda failure: SiteCheck(site=task.site, failures=(failure,)),
         )

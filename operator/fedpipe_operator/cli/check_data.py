@@ -56,9 +56,10 @@ def check_data(objects: Objects, where: Where) -> bool:
     Raises:
         UserError: there is no run, no such site, or no trainer.
     """
-    tasks = _tasks(objects, where)
+    question = _question(objects, where)
+    tasks = question.tasks
     typer.echo(f"reading the data of {', '.join(task.site for task in tasks)}…", err=True)
-    checks = ask(CheckQuestion(tasks=tuple(tasks)), Checks)
+    checks = ask(question, Checks)
     lines = [line for site in checks.sites for line in lines_of(site)]
     if not where.sites:  # else it is not known what the others have
         lines += _runs_lines(tasks, checks.sites)
@@ -73,11 +74,18 @@ def check_first_rows(objects: Objects, where: Where) -> bool:
     Raises:
         UserError: as `check_data`.
     """
-    checks = ask(CheckQuestion(tasks=tuple(_tasks(objects, where)), first_rows=True), Checks)
+    checks = ask(_question(objects, where).model_copy(update={"first_rows": True}), Checks)
     for site in checks.sites:
         for line in short_lines_of(site):
             _print(line)
     return not any(site.failures for site in checks.sites)
+
+
+def _question(objects: Objects, where: Where) -> CheckQuestion:
+    tasks = tuple(_tasks(objects, where))
+    of_claims = {(run.metadata.namespace, run.metadata.name) for run in objects.runs if run.spec.model.claim is not None}
+    sources = {task.model.source for task in tasks if (task.run.namespace, task.run.name) in of_claims}
+    return CheckQuestion(tasks=tasks, models_in_claims=tuple(sorted(sources)))
 
 
 def _print(line: str) -> None:

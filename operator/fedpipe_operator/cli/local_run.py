@@ -32,6 +32,8 @@ T = TypeVar("T")
 INTERRUPTED = 130
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove the results of an earlier run of this name.")]
 S3 = Annotated[bool, typer.Option("--s3", help="Use the bucket of spec.store, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Overrides rounds.count.")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Overrides training.maxSteps.")]
 _EDITED = "the spec was edited: steps that are finished, such as a round's plan, keep the earlier values; --fresh starts over"
 _PLANNED_AGAIN = "the spec was edited: round 1, which had not begun, is planned again; the sites' profiles are kept"
 _TRACKED_SECONDS = 0.2
@@ -107,6 +109,15 @@ def load_run(paths: list[Path]) -> tuple[FederatedFineTune, list[EdgeSite]]:
         typer.echo(f"these files contain no EdgeSite that {run.metadata.name} selects: name files that do", err=True)
         raise typer.Exit(2)
     return run, objects.sites
+
+
+def override(resource: FederatedFineTune, *, rounds: int | None, max_steps: int | None, seed: int | None = None) -> FederatedFineTune:
+    """The run with the values of the command line in its spec."""
+    spec = resource.spec
+    rounds_spec = spec.rounds.model_copy(update={"count": rounds} if rounds is not None else {})
+    training = {name: value for name, value in (("max_steps", max_steps), ("seed", seed)) if value is not None}
+    spec = spec.model_copy(update={"rounds": rounds_spec, "training": spec.training.model_copy(update=training)})
+    return resource.model_copy(update={"spec": spec})
 
 
 @contextmanager

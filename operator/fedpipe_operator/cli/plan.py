@@ -11,7 +11,7 @@ from rich.table import Table
 from fedpipe_operator import names
 from fedpipe_operator.cli.cluster_run import Context, Endpoint, OfCluster, find_run, name_of
 from fedpipe_operator.cli.files import volumes_beside
-from fedpipe_operator.cli.local_run import S3, Fresh, Options, exit_on_errors, load_run, open_run
+from fedpipe_operator.cli.local_run import S3, Fresh, MaxSteps, Options, Rounds, exit_on_errors, load_run, open_run, override
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.planning import PlanRow, Plans, hyperparameter_text, plan_rows
@@ -24,18 +24,26 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites profiled at the same time, if the claimed processors allow it.")] = 2,
+    rounds: Rounds = None,
+    max_steps: MaxSteps = None,
     fresh: Fresh = False,
     s3: S3 = False,
     namespace: OfCluster = None,
     context: Context = None,
     endpoint: Endpoint = None,
 ) -> None:
-    """Profile the sites and explain their plans; a later `fedpipe run` uses these profiles and plans. With -n: of a run on a cluster."""
+    """Profile the sites and explain their plans; a later `fedpipe run` uses these profiles, and with the same options these plans.
+
+    With -n: of a run on a cluster.
+    """
     console = Console()
     if namespace is not None:
+        if rounds is not None or max_steps is not None:
+            raise typer.BadParameter("--rounds and --max-steps change a plan that is made here: -n shows the one that a cluster's run has")
         _print_newest(paths, namespace, context, endpoint, console)
         return
     resource, sites = load_run(paths)
+    resource = override(resource, rounds=rounds, max_steps=max_steps)
     options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, fresh, s3)
     with exit_on_errors(console), open_run(resource, sites, options, console) as run:
         run.drive({"run": run.session}, until=_is_planned)

@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 
 from fedpipe_operator import names
-from fedpipe_operator.api import FederatedFineTune, primary_metric
+from fedpipe_operator.api import primary_metric
 from fedpipe_operator.cli.files import volumes_beside
-from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, Options, exit_on_errors, load_run, open_run
+from fedpipe_operator.cli.local_run import S3, Fresh, LocalRun, MaxSteps, Options, Rounds, exit_on_errors, load_run, open_run, override
 from fedpipe_operator.local.session import compare as write_comparison
 from fedpipe_operator.local.session import local_only_sessions
 from fedpipe_operator.report import comparison_table, read_record, samples_table, write_report
@@ -27,8 +27,8 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder for runs; this one uses OUTPUT/NAMESPACE/NAME.")] = Path("runs"),
     volumes: Annotated[Path | None, typer.Option(help="Folder for the PersistentVolumeClaims; default: volumes/ beside the YAML.")] = None,
     max_concurrent: Annotated[int, typer.Option(min=1, help="Sites that train at the same time, if the claimed processors allow it.")] = 2,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Overrides rounds.count.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Overrides training.maxSteps.")] = None,
+    rounds: Rounds = None,
+    max_steps: MaxSteps = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides training.seed.")] = None,
     fresh: Fresh = False,
     compare: Annotated[bool, typer.Option(help="At the end, also train a local-only baseline for each site, with the same budget.")] = True,
@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Run a fine-tune on this machine. Ctrl-C stops it; the same command resumes it."""
     resource, sites = load_run(paths)
-    resource = _override(resource, rounds=rounds, max_steps=max_steps, seed=seed)
+    resource = override(resource, rounds=rounds, max_steps=max_steps, seed=seed)
     options = Options(output, volumes or volumes_beside(paths[0]), max_concurrent, fresh, s3)
     console = Console()
     with exit_on_errors(console):
@@ -93,12 +93,3 @@ def _print_result(run: LocalRun, record: RunRecord, console: Console) -> bool:
     for name in (name for name, is_there in written.items() if is_there):
         console.print(f"{name:<16} {location}/{name}", soft_wrap=True)
     return True
-
-
-def _override(resource: FederatedFineTune, *, rounds: int | None, max_steps: int | None, seed: int | None) -> FederatedFineTune:
-    """The run with the values of the command line in its spec."""
-    spec = resource.spec
-    rounds_spec = spec.rounds.model_copy(update={"count": rounds} if rounds is not None else {})
-    training = {name: value for name, value in (("max_steps", max_steps), ("seed", seed)) if value is not None}
-    spec = spec.model_copy(update={"rounds": rounds_spec, "training": spec.training.model_copy(update=training)})
-    return resource.model_copy(update={"spec": spec})

@@ -215,7 +215,8 @@ def _micro_batch_reason(request: PlanRequest, site: SiteProfile, solution: Solut
     divided = f", divided among {site.devices} devices" if site.devices > 1 else ""
     largest = largest_pass(choice.batch, site.devices)
     if choice.micro_batch == largest:
-        return f"all {step_text(site.train_samples, choice.batch)} of a step are computed at once{divided}{recomputed}"
+        samples = step_text(site.train_samples, choice.batch)
+        return f"{'the' if ' or ' in samples else 'all'} {samples} of a step are computed at once{divided}{recomputed}"
     whole = choice._replace(micro_batch=largest)
     at_most = "at most " if choice.batch % (site.devices * choice.micro_batch) else ""
     split = f"a step is computed in micro-batches of {at_most}{counted(choice.micro_batch, 'sample')}{divided}"
@@ -237,13 +238,17 @@ def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
         return f"{count}all of rank {high}, the largest of planning.ranks{dropped}"
     span = f"of rank {low}" if low == high else f"of rank {low} to {high}"
     placed = f"{span}, placed where each byte is predicted to gain most{_most_important(request, ranks)}"
-    return f"{count}{placed}{exploring(request.spec.planning.exploration)}{dropped}"
+    return f"{count}{placed}{exploring(request.spec.planning.exploration, has_scores=_are_unequal(request.scores))}{dropped}"
+
+
+def _are_unequal(scores: Mapping[str, float]) -> bool:
+    return bool(scores) and max(scores.values()) >= _UNEQUAL * min(scores.values())
 
 
 def _most_important(request: PlanRequest, ranks: Mapping[str, int]) -> str:
     """The most important of the weights with a rank; empty where all count the same."""
     scores = {name: request.scores.get(name, 1.0) for name in ranks}
-    if max(scores.values()) < _UNEQUAL * min(scores.values()):
+    if not _are_unequal(scores):
         return ""
     top = sorted(scores, key=lambda name: -scores[name])[:_EXAMPLES]
     return "; most important: " + ", ".join(f"{name} ({scores[name]:.2g} × the mean)" for name in top)

@@ -240,7 +240,9 @@ def _round_length(
         return length(best, "which the planner chose for the most predicted progress per second", no_field, of_run)
     if asked < sum(request.wanted_steps(sites[name]) for name in problems) * (1 - 1e-9):
         rounds = request.spec.rounds.count
-        made = f"{counted(rounds, 'round')} make{'s' if rounds == 1 else ''} at least {RUN_PASSES:g} passes over the data"
+        # Of all sites together: a site's own passes are more where it is fast, and fewer where it takes smaller steps.
+        together = "all sites together make" if len(problems) > 1 else "the site makes"
+        made = f"{together} about {RUN_PASSES:g} passes over the data in {counted(rounds, 'round')}"
         return length(enough, f"which the planner chose so that {made}", no_field, of_run)
     bound = f"{_bound_of_steps(request, sites, problems)} sets its length"
     return length(enough, "which the planner chose so that sites take all the steps that the spec allows", bound)

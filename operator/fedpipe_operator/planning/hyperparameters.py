@@ -202,7 +202,11 @@ def _change(test: RangeTestResult, rate: float) -> float | None:
 
 def _why_not_tested(sites: Mapping[str, RangeTestResult | None]) -> str:
     problems = [f"{name}: {excerpt(test.problem, _PROBLEM)}" for name, test in sorted(sites.items()) if test is not None and test.problem]
-    return problems[0] if problems else "no two rates could be tested at enough of the sites; write training.learningRate"
+    return (
+        f"too few sites could compare rates; {problems[0]}"
+        if problems
+        else "no two rates could be tested at enough of the sites; write training.learningRate"
+    )
 
 
 def _percent(change: float) -> str:
@@ -242,9 +246,9 @@ def _target_modules(spec: FineTuneSpec, sites: Mapping[str, SiteProfile]) -> Hyp
 def _schedule(spec: FineTuneSpec) -> Hyperparameter:
     given, last = spec.training.learning_rate_schedule, spec.rounds.count
     fall = f"from round 1 to round {last} the learning rate falls to {percent(learning_rate_share(spec, last))} of it"
-    if last == 1:
-        fall = "a single round has all of the learning rate"
     reason = f"{fall}: fast at first, and at last near to what is best for sites whose data differ (arXiv 1907.02189)"
+    if last == 1:
+        fall = reason = "a single round has all of the learning rate"
     if given:
         reason = FROM_SPEC if given is LearningRateSchedule.CONSTANT else f"{FROM_SPEC}: {fall}"
     return Hyperparameter(name="training.learningRateSchedule", value=(given or LearningRateSchedule.COSINE).value, reason=reason)
@@ -257,7 +261,7 @@ def _scaling(spec: FineTuneSpec) -> Hyperparameter:
 
 
 def _epochs(spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping[str, Plan]) -> Hyperparameter:
-    """Passes over a site's data in a round: those of the plans, from the fewest to the most."""
+    """Passes over a site's data in a round: those that the plans make, from the fewest to the most, which may be fewer than are allowed."""
     made = sorted(passes(sites[name].train_samples, plan.steps, plan.batch_size) for name, plan in plans.items())
     value = " to ".join(dict.fromkeys(f"{one:.2g}" for one in (made[0], made[-1]))) if made else "0"
     return Hyperparameter(name="training.epochs", value=value, reason=_why_these_passes(spec, {plan.steps for plan in plans.values()}))
@@ -268,11 +272,11 @@ def _why_these_passes(spec: FineTuneSpec, steps: Collection[int]) -> str:
     epochs, most = spec.training.epochs, spec.training.max_steps
     capped = "" if most is None else f", and at most {counted(most, 'step')} (training.maxSteps)"
     if epochs is not None:
-        return f"{FROM_SPEC}: at most {epochs:g}{capped}"
+        return f"passes a round that the plans make; the spec allows {epochs:g} (training.epochs){capped}"
     if spec.planning.mode is PlanningMode.MANUAL:
-        return f"{FROM_SPEC}: the steps of planning.plans{capped}"
-    if set(steps) == {most}:
-        return f"{FROM_SPEC}: training.maxSteps is {most}"
+        return f"passes a round that the steps of planning.plans make{capped}"
+    if most is not None and set(steps) == {most}:
+        return f"passes a round that {counted(most, 'step')} make{'s' if most == 1 else ''}, as many as training.maxSteps allows"
     if spec.planning.mode in EQUAL_STEPS:
-        return f"equal steps at all sites, {MAX_PASSES:g} passes on average if they fit into the round{capped}: see the plans"
-    return f"the steps that fit into the round at each site, up to {MAX_PASSES:g} passes{capped}: see the plans"
+        return f"passes a round: equal steps at all sites, {MAX_PASSES:g} passes on average if they fit into it{capped}: see the plans"
+    return f"passes a round: the steps that fit into it at each site, up to {MAX_PASSES:g} passes{capped}: see the plans"

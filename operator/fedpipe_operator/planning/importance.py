@@ -109,13 +109,15 @@ def rank_correlation(first: Float64, second: Float64) -> float:
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
 
 
-def exploring(share: float) -> str:
+def exploring(share: float, *, has_scores: bool) -> str:
     """The share that rotates (`explore`), as a clause; empty if none does."""
-    return (
-        f"; {100 * share:.3g} % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong"
-        if share
-        else ""
-    )
+    if not share:
+        return ""
+    if has_scores:
+        return (
+            f"; {100 * share:.3g} % of the importance is given to other weights, a quarter of them each round, in case the scores are wrong"
+        )
+    return f"; {100 * share:.3g} % of the importance is given to a quarter of the weights, to others each round, so that all are tried"
 
 
 def _scores(profile: SiteProfile, names: Sequence[str]) -> Float64 | str:

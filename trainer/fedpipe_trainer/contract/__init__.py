@@ -25,6 +25,8 @@ from fedpipe_trainer.contract.policy import (
     TaskType,
     TrainingLosses,
     denial,
+    fields_of_columns,
+    named_columns,
     optional_columns,
     stricter,
 )
@@ -159,7 +161,9 @@ __all__ = [
     "denial",
     "does_more_than_show",
     "effective_steps",
+    "fields_of_columns",
     "halved",
+    "named_columns",
     "optional_columns",
     "parse_result",
     "parse_task",

@@ -137,6 +137,8 @@ class CheckQuestion(Wire):
 
     kind: Literal["check"] = "check"
     tasks: Annotated[tuple[ProfileTask, ...], Field(min_length=1, max_length=1000)]
+    models_in_claims: tuple[str, ...] = ()
+    """Sources of the tasks' models that are folders of claims: where they are not on this machine, they may be on a cluster."""
     first_rows: bool = False
     """Whether the first rows of each file are enough, which takes seconds however large it is."""
 

@@ -131,18 +131,34 @@ def columns_read(objective: Objective) -> frozenset[str]:
     Raises:
         ValueError: a template cannot be parsed.
     """
+    return frozenset(fields_of_columns(objective))
+
+
+def fields_of_columns(objective: Objective) -> dict[str, str]:
+    """By column that a task reads: the field of the spec that names it, for messages.
+
+    Raises:
+        ValueError: a template cannot be parsed.
+    """
+    named = ((column, field) for field, column in _named_columns(objective) if column)
+    return {column: f"task.{field}" for column, field in reversed(list(named))}  # of two fields the first
+
+
+def _named_columns(objective: Objective) -> list[tuple[str, str | None]]:
+    """The fields of a task that name columns, each with one of them; None where it names none."""
     if isinstance(objective, SequenceClassification):
-        return frozenset(column for column in (objective.text, objective.text_pair, objective.label) if column)
+        return [("text", objective.text), ("textPair", objective.text_pair), ("label", objective.label)]
     if isinstance(objective, Preference):
-        return frozenset(objective.columns)
+        answers = [("chosenColumn", objective.chosen_column), ("rejectedColumn", objective.rejected_column)]
+        return [("promptColumn", objective.prompt_column), *answers]
     if objective.format in FORMAT_COLUMNS:
-        return frozenset(FORMAT_COLUMNS[objective.format])
+        return [("format", column) for column in FORMAT_COLUMNS[objective.format]]
     if isinstance(objective, CausalLM) and objective.format == "Text":
-        return frozenset((objective.text,))
+        return [("text", objective.text)]
     if isinstance(objective, CausalLM) and objective.format in CHAT_FORMATS:
-        return frozenset(column for column in (objective.conversation_column, objective.tools) if column)
-    parts = [*Formatter().parse(objective.prompt or ""), *Formatter().parse(objective.response or "")]
-    return frozenset(column for _, column, _, _ in parts if column is not None)
+        return [("messages", objective.conversation_column), ("tools", objective.tools)]
+    templates = (("prompt", objective.prompt), ("response", objective.response))
+    return [(field, column) for field, template in templates for _, column, _, _ in Formatter().parse(template or "")]
 
 
 def optional_columns(objective: Objective) -> tuple[str, ...]:
@@ -162,8 +178,15 @@ def _denied_run(policy: DataPolicy, use: DataUse) -> str:
 
 
 def _denied_columns(policy: DataPolicy, use: DataUse) -> str:
-    denied = [] if policy.columns is None else sorted(columns_read(use.objective) - set(policy.columns))
-    return f"policy.columns does not allow {_listed(denied)}, which the task reads" if denied else ""
+    """The same for a column that the data have and for one that they lack: else a run's author would learn which they have."""
+    named = fields_of_columns(use.objective)
+    denied = [] if policy.columns is None else sorted(named.keys() - set(policy.columns))
+    if not denied:
+        return ""
+    fields = " and ".join(dict.fromkeys(named[column] for column in denied))
+    one, it = ("a name", "them") if len(denied) > 1 else ("it", "it")
+    advice = f"correct {fields} if {one} is misspelled, or have the data owner add {it} (whether the data have {it} is not told)"
+    return f"policy.columns does not allow {named_columns(denied, named)}: {advice}"
 
 
 def _denied_type(policy: DataPolicy, use: DataUse) -> str:
@@ -181,8 +204,10 @@ def _denied_contributors(policy: DataPolicy, use: DataUse) -> str:
     )
 
 
-def _listed(columns: Collection[str]) -> str:
-    return f"the column{'s' if len(columns) > 1 else ''} {', '.join(map(repr, columns))}"
+def named_columns(columns: Collection[str], fields: Mapping[str, str]) -> str:
+    """Columns in words, each with the field of the spec that names it, where it is known."""
+    named = [f"{column!r} ({fields[column]})" if column in fields else repr(column) for column in columns]
+    return f"the column{'s' if len(named) > 1 else ''} {', '.join(named)}"
 
 
 def _both(one: tuple[T, ...] | None, other: tuple[T, ...] | None) -> tuple[T, ...] | None:

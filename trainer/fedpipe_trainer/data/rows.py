@@ -10,15 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from fedpipe_trainer.data.readers import BadRowError, Bounds, FirstRecords, bad_data, read_records
+from fedpipe_trainer.contract import named_columns
+from fedpipe_trainer.data.readers import BadRowError, Bounds, FirstRecords, Record, bad_data, read_records
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.table import Row, RowTable
-from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, select_columns
+from fedpipe_trainer.data.values import BadValueError, Columns, ValueReader, lacking_columns, select_columns
+from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.printable import printable
 
 __all__ = ["BadRows", "BadValueError", "Row", "Rows", "ValueReader", "check_bad_share", "read_rows"]
 
 _MAX_BAD_SHARE: Final = 0.01
+_TABLES: Final = frozenset({".csv", ".tsv"})
+"""Without a header, the first row would be the names of its columns."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,12 +58,23 @@ class BadRows:
     count: int = 0
     first: tuple[int, str] = (0, "")
     """Its number, and the reason."""
+    lacking: frozenset[str] | None = None
+    """The columns that none of them has that could be read; None: none could."""
+    readable: int = 0
 
     def add(self, number: int, error: BadRowError) -> None:
         """Count this row."""
         if not self.count:
             self.first = (number, str(error))
         self.count += error.rows
+
+    def note_lacking(self, record: Record, columns: Columns) -> None:
+        """Keep of the lacking columns those that this record lacks, too."""
+        if not isinstance(record, BadRowError):
+            self.readable += 1
+            if self.lacking != frozenset():
+                lacked = lacking_columns(record, columns)
+                self.lacking = lacked if self.lacking is None else self.lacking & lacked
 
     def summary(self, path: Path, good: int, unit: str) -> str:
         """How many rows of a file these are, beside so many good ones, and why the first is one."""
@@ -73,6 +88,7 @@ def read_rows(  # noqa: PLR0913 -- what is read of a file, and how much of it
     readers: Mapping[str, ValueReader] | None = None,
     check: Callable[[Row], None] | None = None,
     *,
+    fields: Mapping[str, str] | None = None,
     folder: Path | None = None,
     bounds: Bounds | None = None,
 ) -> Rows:
@@ -85,6 +101,7 @@ def read_rows(  # noqa: PLR0913 -- what is read of a file, and how much of it
         columns: names, or paths such as `review.body` into nested rows.
         readers: by column whose value is not simply a text: how it becomes one.
         check: raises `BadValueError` for a row whose columns do not fit together.
+        fields: by column, the field of the run's spec that names it, for messages.
         folder: on whose volume many rows are kept, see `SpilledBytes`.
         bounds: how much of the file is read, at most; None: all of it.
 
@@ -104,11 +121,25 @@ def read_rows(  # noqa: PLR0913 -- what is read of a file, and how much of it
                 lines.append(number)
             except BadRowError as error:
                 bad.add(number, error)
+                if not len(good):
+                    bad.note_lacking(record, wanted)
     except OSError as error:
         raise bad_data(f"the data file {path} cannot be read: {error.strerror or type(error).__name__}") from error
+    if bad.lacking and not len(good) and bad.count - bad.readable <= _MAX_BAD_SHARE * bad.count:
+        raise _no_such_columns(path, [column for column in columns if column in bad.lacking], fields or {}, is_whole=first.is_whole)
     check_bad_share(path, len(good), bad, unit)
     notes = (bad.summary(path, len(good), unit),) if bad.count else ()
     return Rows(good, bad.count, lines, unit, notes=notes, folder=folder, is_whole=first.is_whole)
+
+
+def _no_such_columns(path: Path, columns: Sequence[str], fields: Mapping[str, str], *, is_whole: bool) -> TaskFailed:
+    """That no row of the file has these columns, most often because the run's author misspelled them."""
+    do = "do" if len(columns) > 1 else "does"
+    where = path if is_whole else f"the first rows of {path}"
+    named = " and ".join(dict.fromkeys(fields[column] for column in columns if column in fields)) or "the task"
+    header = ", or write their names into its first line" if set(path.suffixes) & _TABLES else ""
+    message = f"{named_columns(columns, fields)} {do} not exist in {where}: correct {named}, or use the right file{header}"
+    return bad_data(message.removeprefix("the "))
 
 
 def check_bad_share(path: Path, good: int, bad: BadRows, unit: str) -> None:

@@ -5,14 +5,22 @@ declared the labels; where they were derived from the sites' profiles, its rows 
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedpipe_trainer.contract import DataPolicy, FailureReason, Objective, Preference, SequenceClassification, optional_columns
+from fedpipe_trainer.contract import (
+    DataPolicy,
+    FailureReason,
+    Objective,
+    Preference,
+    SequenceClassification,
+    fields_of_columns,
+    optional_columns,
+)
 from fedpipe_trainer.data.formats import labels_of, row_check, value_readers
 from fedpipe_trainer.data.preferences import is_tie
-from fedpipe_trainer.data.readers import Bounds, column_names
+from fedpipe_trainer.data.readers import Bounds
 from fedpipe_trainer.data.rows import Rows, read_rows
 from fedpipe_trainer.data.spill import Integers
 from fedpipe_trainer.data.templates import columns_of
@@ -38,8 +46,9 @@ def select_rows(
     optional = optional_columns(objective)
     allowed = [column for column in optional if policy.columns is None or column in policy.columns]
     columns = [*columns_of(objective), *allowed]
-    found = read_rows(path, columns, value_readers(objective), row_check(objective), folder=folder, bounds=bounds)
-    _tell_unread(Path(path), set(optional) - set(allowed))
+    readers, check, fields = value_readers(objective), row_check(objective), fields_of_columns(objective)
+    found = read_rows(path, columns, readers, check, fields=fields, folder=folder, bounds=bounds)
+    _tell_unread([column for column in optional if column not in allowed])
     if isinstance(objective, Preference):
         return _without_ties(path, found, objective)
     if not isinstance(objective, SequenceClassification):
@@ -47,10 +56,10 @@ def select_rows(
     return with_run_labels(path, _with_allowed_labels(path, found, objective, policy), objective)
 
 
-def _tell_unread(path: Path, denied: Collection[str]) -> None:
-    """Name the columns of a file that the task would read if the policy allowed it."""
-    if there := [column for column in column_names(path) if column in denied] if denied else []:
-        _LOG.warning("the data have %s, which policy.columns does not allow: the task is done without it", " and ".join(there))
+def _tell_unread(denied: Sequence[str]) -> None:
+    """Name the columns that the task would read if the policy allowed it: whether a file has them is not told, nor looked at."""
+    if denied:
+        _LOG.info("policy.columns does not allow %s: the task is done without, whether or not the data have it", " or ".join(denied))
 
 
 def _without_ties(path: str | Path, found: Rows, objective: Preference) -> Rows:

@@ -14,6 +14,16 @@ _LARGEST_WHOLE: Final = 2**53
 """Above this, a floating-point number does not tell which integer it was."""
 
 
+class NoColumnError(BadRowError):
+    """The record, or its whole file, has no such column."""
+
+    def __init__(self, column: str, columns: int) -> None:
+        # Without a header, the first row of a CSV file would be the names of its columns.
+        super().__init__(f"no value in column {column!r}, or no column of this name among the {columns} of the file")
+        self.column, self.columns = column, columns
+        """Its name, and how many the record has."""
+
+
 class BadValueError(Exception):
     """What a `ValueReader` raises. The message says what is wrong with the value, and quotes nothing of it."""
 
@@ -48,6 +58,19 @@ def select_columns(record: Record, columns: Columns) -> Row:
     except BadValueError as error:
         raise BadRowError(str(error)) from error
     return row
+
+
+def lacking_columns(record: Mapping[str, Any], columns: Columns) -> frozenset[str]:
+    """Those of these columns that the record does not have, though it needs them."""
+    return frozenset(column for column in columns.names if _is_lacking(record, column, columns))
+
+
+def _is_lacking(record: Mapping[str, Any], column: str, columns: Columns) -> bool:
+    try:
+        _text(record, column, columns.readers.get(column, _read_text))
+    except BadRowError as error:
+        return isinstance(error, NoColumnError)
+    return False
 
 
 def read_label(value: Any) -> str:  # noqa: ANN401 -- any value of a data file
@@ -116,9 +139,7 @@ def _missing(record: Mapping[str, Any], column: str) -> BadRowError:
     found = record.get(column)
     if column in record and not isinstance(found, MissingColumnError):
         return BadRowError(f"no value in column {column!r}")
-    count = found.columns if isinstance(found, MissingColumnError) else len(record)
-    # Without a header, the first row of a CSV file would be the names of its columns.
-    return BadRowError(f"no value in column {column!r}, or no column of this name among the {count} of the file")
+    return NoColumnError(column, found.columns if isinstance(found, MissingColumnError) else len(record))
 
 
 def _whole(value: float | Decimal) -> int | None:

@@ -22,6 +22,7 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 T = TypeVar("T")
 _FIRST_ROWS: Final = Bounds(characters=2**20)
 """Some hundred thousand tokens, which are counted in seconds."""
+_NOT_CHECKED: Final = "so token lengths and the model itself were not checked"
 _UNCUT: Final = 131072
 """The largest maxLength."""
 
@@ -46,10 +47,10 @@ class _Findings:
             return None
 
 
-def check_site(task: ProfileTask, runtime: TaskRuntime, *, first_rows: bool = False) -> SiteCheck:
+def check_site(task: ProfileTask, runtime: TaskRuntime, *, first_rows: bool = False, model_in_claim: bool = False) -> SiteCheck:
     """What a profile of this site would find out before it measures, or as much of it as the first rows of each file tell.
 
-    Nothing is written.
+    Nothing is written. A model that is in a claim need not be on this machine.
     """
     found = _Findings()
     consent = found.attempt(lambda: with_consent(task))
@@ -60,7 +61,7 @@ def check_site(task: ProfileTask, runtime: TaskRuntime, *, first_rows: bool = Fa
     files = [_select(path, allowed, bounds, found) for path in (allowed.data.train, allowed.data.validation)]
     read = [rows for rows in files if rows is not None]
     objective = found.attempt(lambda: with_found_labels(allowed.objective, read, allowed.policy)) if read else None
-    folder = _model_folder(allowed, runtime, found)
+    folder = _model_folder(allowed, runtime, found, in_claim=model_in_claim)
     tokens = _check_tokens(allowed, objective, folder, files, found) if folder and objective else None
     told = (found.train_notes, [note for note in found.validation_notes if note not in found.train_notes])
     train, validation = (
@@ -97,21 +98,31 @@ def _file_check(rows: Rows, objective: Objective | None, asked: Objective) -> Fi
     )
 
 
-def _model_folder(task: ProfileTask, runtime: TaskRuntime, found: _Findings) -> Path | None:
-    """The model's folder with whatever is not a weight; None if the model is not here, which is a warning, or cannot be used."""
+def _model_folder(task: ProfileTask, runtime: TaskRuntime, found: _Findings, *, in_claim: bool) -> Path | None:
+    """The model's folder with whatever is not a weight; None if the model is elsewhere, which is a warning, or cannot be used."""
     source = task.model.source
-    not_checked = "so token lengths and the model itself were not checked"
     if source.startswith("s3://") and not task.model.files:
-        found.warnings.append(f"the model {source} is in a bucket, {not_checked}")
+        found.warnings.append(f"the model {source} is in a bucket, {_NOT_CHECKED}")
         return None
-    if source.startswith("file://") and not local_folder(source).is_dir():
-        found.warnings.append(f"the model folder {local_folder(source)} is not on this machine, {not_checked}")
+    if source.startswith("file://") and not local_folder(source).exists():
+        _tell_absent(local_folder(source), found, in_claim=in_claim)
         return None
     before = len(found.failures)
     headers = found.attempt(lambda: fetch_headers(task.model, runtime))
     if headers is None and found.failures[before:] and found.failures[-1].reason is FailureReason.TRANSFER_FAILED:
-        found.warnings.append(f"{found.failures.pop().message}; {not_checked}")
+        found.warnings.append(f"{found.failures.pop().message}; {_NOT_CHECKED}")
     return headers.folder if headers else None
+
+
+def _tell_absent(folder: Path, found: _Findings, *, in_claim: bool) -> None:
+    """A claim's folder may be on the cluster alone; that of a source `file://` is the trainer's own."""
+    if in_claim:
+        found.warnings.append(f"the model's folder in its claim, {folder}, is not on this machine, {_NOT_CHECKED}")
+        return
+    advice = "correct model.source, or, if the trainer's image has this folder, give the same command in that image"
+    found.failures.append(
+        Failure(reason=FailureReason.BAD_MODEL, message=f"the model folder {folder} does not exist on this machine: {advice}")
+    )
 
 
 def _check_tokens(
