@@ -7,7 +7,7 @@ from site_profiles import GIB, SMOLLM2, a_site, a_spec
 
 from fedpipe_operator.api import PlanningMode
 from fedpipe_operator.planning import plan_round
-from fedpipe_operator.planning.choices import lowest_layers
+from fedpipe_operator.planning.choices import choices_of, lowest_layers
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.run_facts import facts_of
 from fedpipe_operator.planning.sizes import head_shapes
@@ -65,13 +65,14 @@ def test_with_a_proximal_term_they_and_the_adapters_take_4_bytes_more_for_each_p
     assert changed in with_term.why
 
 
-def test_the_largest_ranks_that_fit_are_smaller_with_a_proximal_term() -> None:
-    tight = GIB + GIB // 2
-    many = {"ranks": [8, 16, 32, 64, 128, 256]}
-    with_term, without = (planned(a_site(memory_bytes=tight), mu=mu, **many).plans["ward"] for mu in (0.1, 0.0))
+def test_with_a_proximal_term_memory_leaves_room_for_fewer_elements_of_adapters() -> None:
+    """A trained element takes the place of one of the frozen residual, of 4 bytes: it adds 16 bytes with the term, and 12 without."""
+    requests = [PlanRequest(a_spec(training={"proximalMu": mu}), head={}) for mu in (0.1, 0.0)]
+    with_term, without = (choices_of(request, a_site()) for request in requests)
 
-    assert sum(with_term.ranks.values()) < sum(without.ranks.values())
-    assert max(with_term.forecast.memory_bytes, without.forecast.memory_bytes) <= 0.85 * tight
+    assert (without.room > 0).any()
+    assert with_term.memory == pytest.approx(without.memory)
+    assert with_term.room == pytest.approx(12 / 16 * without.room)
 
 
 def test_a_site_for_whose_memory_they_are_too_much_is_told_both_numbers_and_what_to_do() -> None:
