@@ -97,6 +97,7 @@ def hyperparameters(training: TrainingSpec, learning_rate: float) -> contract.Hy
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
+        proximal_mu=training.proximal_mu,
         dropout=training.dropout,
         seed=training.seed,
     )

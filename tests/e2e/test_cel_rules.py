@@ -85,6 +85,7 @@ ALLOWED_CHANGES: Final[list[Plain]] = [
     {"rounds": {"count": 7, "deadline": "7m"}},
     {"sites": {"quorum": 0.5}},
     {"training": {"learningRate": 0.01}},
+    {"training": {"proximalMu": 0.01}},
     {"aggregation": {"maxNorm": 10}},
     {"aggregation": {"rule": "Median", "maxSiteWeight": 0.4, "clipping": "Refuse"}},
     {"deletionPolicy": "Delete"},

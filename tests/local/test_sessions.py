@@ -206,6 +206,18 @@ def test_a_baseline_has_one_round_without_target_patience_or_export() -> None:
     assert child.spec.training == run.spec.training
 
 
+def test_a_baseline_is_not_held_near_its_start_by_the_run_s_proximal_term(tmp_path: Path) -> None:
+    parent = Machine(tmp_path, a_run(training={"proximalMu": 0.1})).finished()
+    first = read(parent, names.round_plan(1), RoundPlan)
+
+    child, plan = comparison.local_only_run(parent.run, "site-a", 2), comparison.local_only_plan(first, "site-a", 2)
+
+    assert first.training is not None
+    assert plan.training is not None
+    assert (first.training.proximal_mu, plan.training.proximal_mu, child.spec.training.proximal_mu) == (0.1, 0.0, 0.0)
+    assert plan.training.learning_rate == first.training.learning_rate
+
+
 def test_the_names_of_baselines_are_distinct_and_not_too_long() -> None:
     run = a_run()
     long = run.resource.metadata.model_copy(update={"name": "x" * 63})

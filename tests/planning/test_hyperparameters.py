@@ -271,13 +271,13 @@ def test_a_spec_with_a_rate_asks_for_no_test() -> None:
 
 
 def test_a_test_uses_the_training_of_the_spec_but_for_the_warm_up() -> None:
-    training = {"weightDecay": 0.1, "dropout": 0.2, "maxGradNorm": 2, "warmupSteps": 9, "alpha": 8, "scaling": "Classic"}
+    training = {"weightDecay": 0.1, "dropout": 0.2, "maxGradNorm": 2, "proximalMu": 0.3, "warmupSteps": 9, "alpha": 8, "scaling": "Classic"}
     test = range_test(a_spec(training=training, planning={"batchSizes": [2, 8]}, rounds={"deadline": "100s"}))
 
     assert test is not None
     assert test.learning_rates == LEARNING_RATES
     hyper = test.hyperparameters
-    assert (hyper.weight_decay, hyper.dropout, hyper.max_grad_norm, hyper.warmup_steps) == (0.1, 0.2, 2.0, 0)
+    assert (hyper.weight_decay, hyper.dropout, hyper.max_grad_norm, hyper.proximal_mu, hyper.warmup_steps) == (0.1, 0.2, 2.0, 0.3, 0)
     assert (test.alpha, test.scaling, test.batch_size, test.seconds) == (8.0, "Classic", 8, 2.0)
 
 
@@ -375,6 +375,11 @@ def test_what_the_spec_says_is_from_the_spec() -> None:
         "training.scaling": ("Classic", FROM_SPEC),
         "training.epochs": ("1.5 to 3", "passes a round that the plans make; the spec allows 2 (training.epochs)"),
     }
+
+
+def test_a_proximal_term_is_listed_where_the_spec_has_one() -> None:
+    assert listed(training={"proximalMu": 0.01})["training.proximalMu"] == ("0.01", FROM_SPEC)
+    assert "training.proximalMu" not in listed() | listed(training={"proximalMu": 0})
 
 
 def test_the_passes_of_given_plans_are_those_of_their_steps() -> None:

@@ -116,6 +116,17 @@ def test_each_parameter_of_an_adapter_costs_16_bytes() -> None:
     assert peak(site, rank=9) - peak(site, rank=8) == pytest.approx(16 * parameters, abs=1)
 
 
+def test_a_proximal_term_costs_4_bytes_more_for_each_trained_parameter_and_changes_no_measurement() -> None:
+    site, head = a_site(base=MPNET, labels=("a", "b")), {"classifier.dense.weight": (768, 768)}
+    trained = 8 * sum(weight.d_in + weight.d_out for weight in site.base.weights) + 768 * 768
+    with_term, without = (peak(site, options=RunOptions(head=head, is_proximal=is_proximal)) for is_proximal in (True, False))
+
+    assert with_term - without == pytest.approx(4 * trained, abs=1)
+    measured = replace(site, points=(point(bits=16, batch=4, peak=without),))
+    terms = [peak(measured, options=RunOptions(head=head, is_proximal=is_proximal)) for is_proximal in (True, False)]
+    assert terms[0] - terms[1] == pytest.approx(4 * trained, abs=1), "a profile measures its steps without the term"
+
+
 def test_the_frozen_residual_costs_4_bytes_for_each_parameter_that_a_site_does_not_train() -> None:
     site = a_site()
     parameters = sum(weight.d_in + weight.d_out for weight in site.base.weights)

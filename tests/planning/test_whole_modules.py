@@ -7,7 +7,7 @@ from site_profiles import GIB, SMOLLM2, a_site, a_spec
 
 from fedpipe_operator.api import PlanningMode
 from fedpipe_operator.planning import plan_round
-from fedpipe_operator.planning.choices import lowest_layers
+from fedpipe_operator.planning.choices import choices_of, lowest_layers
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.run_facts import facts_of
 from fedpipe_operator.planning.sizes import head_shapes
@@ -25,8 +25,8 @@ def with_whole(whole: dict[str, tuple[int, ...]] = EMBEDDING, layer: int = 0) ->
     return SMOLLM2.model_copy(update={"whole": whole, "whole_layer": layer})
 
 
-def planned(site: SiteProfile, **planning: Any) -> Any:
-    spec = a_spec(rounds={"deadline": "10m"}, planning={"bits": [16]} | planning)
+def planned(site: SiteProfile, *, mu: float = 0.0, **planning: Any) -> Any:
+    spec = a_spec(rounds={"deadline": "10m"}, planning={"bits": [16]} | planning, training={"proximalMu": mu})
     facts = facts_of({"ward": site}, spec.task)
     return plan_round(spec, {"ward": site}, facts.head).plans
 
@@ -53,6 +53,26 @@ def test_a_plan_says_what_they_take(mode: PlanningMode) -> None:
 
     assert SENTENCE in why
     assert not [one for one in planned(a_site(), mode=mode, **given).plans["ward"].why if "modulesToSave" in one]
+
+
+def test_with_a_proximal_term_they_and_the_adapters_take_4_bytes_more_for_each_parameter() -> None:
+    given = {"mode": "Manual", "plans": [{"bits": 16, "rank": 4, "steps": 5}]}
+    with_term, without = (planned(a_site(base=with_whole()), mu=mu, **given).plans["ward"] for mu in (0.1, 0.0))
+    trained = ELEMENTS + 4 * sum(weight.d_in + weight.d_out for weight in SMOLLM2.weights)
+
+    assert with_term.forecast.memory_bytes - without.forecast.memory_bytes == pytest.approx(4 * trained, abs=1)
+    changed = SENTENCE.replace("432 MiB", "540 MiB").replace("gradients and optimiser", "gradients, optimiser and proximal term")
+    assert changed in with_term.why
+
+
+def test_with_a_proximal_term_memory_leaves_room_for_fewer_elements_of_adapters() -> None:
+    """A trained element takes the place of one of the frozen residual, of 4 bytes: it adds 16 bytes with the term, and 12 without."""
+    requests = [PlanRequest(a_spec(training={"proximalMu": mu}), head={}) for mu in (0.1, 0.0)]
+    with_term, without = (choices_of(request, a_site()) for request in requests)
+
+    assert (without.room > 0).any()
+    assert with_term.memory == pytest.approx(without.memory)
+    assert with_term.room == pytest.approx(12 / 16 * without.room)
 
 
 def test_a_site_for_whose_memory_they_are_too_much_is_told_both_numbers_and_what_to_do() -> None:

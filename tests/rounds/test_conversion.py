@@ -44,6 +44,7 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 0.1,
     "warmup_steps": 5,
     "max_grad_norm": 2.0,
+    "proximal_mu": 0.01,
     "dropout": 0.2,
     "seed": 4,
 }

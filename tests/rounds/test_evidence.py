@@ -13,7 +13,7 @@ from stand_in_runs import a_site as a_site_spec
 from trainer_results import a_failure, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.api import FineTuneSpec
+from fedpipe_operator.api import FineTuneSpec, TrainingSpec
 from fedpipe_operator.backend import JobState
 from fedpipe_operator.planning import History, limit_after, plan_round
 from fedpipe_operator.planning.choices import Choice
@@ -491,6 +491,27 @@ def test_a_site_that_was_slower_than_predicted_trains_on_fewer_samples_in_the_ne
     assert second.corrections["site-a"].step_seconds == pytest.approx(4)
     messages = [event.message for event in world.events if event.reason == "Replanned"]
     assert [cause(message) for message in messages] == ["round 2: site-a: re-planned: a step took 4 times as long as predicted"]
+
+
+def test_an_edit_of_the_proximal_term_is_no_reason_why_a_round_needed_other_memory_than_predicted(tmp_path: Path) -> None:
+    """The round's peaks are compared with what its own trainings were forecast to need: all took as much as that."""
+    corrections, forecasts = [], []
+    for number, edited in enumerate(({}, {"proximalMu": 0.1})):
+        world = World(a_run(rounds={"count": 2}, planning=PLANNING), tmp_path / str(number), trainer_of())
+        world.work_until("train-r1")
+        training = TrainingSpec.model_validate(edited)
+        world.run = replace(world.run, resource=world.run.resource.model_copy(update={"spec": with_training(world.run.spec, training)}))
+        world.settle()
+        second = plans_of(world)[1]
+        corrections.append({site: one.memory for site, one in second.corrections.items()})
+        forecasts.append({site: one.forecast.memory_bytes for site, one in second.plans.items()})
+
+    assert corrections[0] == corrections[1]
+    assert all(forecasts[1][site] > without for site, without in forecasts[0].items())
+
+
+def with_training(spec: FineTuneSpec, training: TrainingSpec) -> FineTuneSpec:
+    return spec.model_copy(update={"training": training})
 
 
 def cause(message: str) -> str:

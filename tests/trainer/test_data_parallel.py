@@ -42,6 +42,7 @@ CLASSES: Final = SequenceClassification(text="a", label="b", labels=("left", "ri
 PAIRS: Final = Preference(prompt_column="a", chosen_column="b", rejected_column="a", max_length=24)
 LONG: Final = SequenceClassification(labels=("a", "b"), max_length=256)
 DROPOUT: Final = Hyperparameters(learning_rate=0.01, dropout=0.1)
+PROXIMAL: Final = Hyperparameters(learning_rate=0.01, proximal_mu=1.0)
 MIB: Final = 2**20
 EXAMPLES: Final = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(lambda lengths: [Example([1] * n, [n]) for n in lengths])
 
@@ -138,6 +139,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
         # 16-bit sums are rounded by what they are summed with: so the same micro-batches as of one process.
         pytest.param({"bits": 4, "micro_batch": 2}, id="4 bits"),
         pytest.param({"hyperparameters": Hyperparameters(learning_rate=0.01, max_grad_norm=0.01)}, id="clipped"),
+        pytest.param({"hyperparameters": PROXIMAL, "steps": 8, "objective": CLASSES}, id="a proximal term"),
     ],
 )
 def test_two_processes_give_the_update_of_one(site: Site, changed: dict[str, Any]) -> None:
@@ -175,7 +177,9 @@ def test_dropout_is_the_same_every_time(site: Site) -> None:
     assert largest_difference(first, without) > 1e-4
 
 
-@pytest.mark.parametrize(("processes", "hyper", "tolerance"), [(2, DROPOUT, 0.0), (1, Hyperparameters(learning_rate=0.01), 1e-5)])
+@pytest.mark.parametrize(
+    ("processes", "hyper", "tolerance"), [(2, DROPOUT, 0.0), (1, Hyperparameters(learning_rate=0.01), 1e-5), (2, PROXIMAL, 0.0)]
+)
 def test_a_stopped_training_resumes_bit_for_bit_and_with_another_number_of_processes_up_to_rounding(
     site: Site, processes: int, hyper: Hyperparameters, tolerance: float
 ) -> None:

@@ -94,6 +94,16 @@ def test_the_scale_of_the_adapters_is_the_plans(bert: Path) -> None:
     assert small != large
 
 
+def test_a_proximal_term_holds_every_rate_near_the_same_start(bert: Path) -> None:
+    free, held, held_alone = (
+        measured(bert, a_test(*rates, hyperparameters=Hyperparameters(proximal_mu=mu)))
+        for rates, mu in (((1e-2, 3e-2), 0.0), ((1e-2, 3e-2), 10.0), ((3e-2,), 10.0))
+    )
+
+    assert losses(held)[3e-2] != losses(free)[3e-2]
+    assert losses(held)[3e-2] == losses(held_alone)[3e-2]
+
+
 def test_the_base_is_left_as_it_was(bert: Path) -> None:
     base = load(bert, 32, CLASSES)
     before = {name: value.clone() for name, value in base.model.state_dict().items() if name not in base.head}

@@ -68,6 +68,8 @@ class Case:
     auto: Any
     whole: tuple[str, ...] = ()
     """Modules that are trained whole."""
+    mu: float = 0.0
+    """Of the proximal term."""
 
 
 CLASSES = SequenceClassification(labels=LABELS, max_length=32)
@@ -96,6 +98,7 @@ CASES = {
 }
 CAUSAL = CASES["causal-llama"]
 PAIRS = CASES["pairs-llama"]
+PROXIMAL = replace(CASES["classes-llama"], mu=0.5)
 
 
 METRICS = {"SequenceClassification": {"accuracy", "macroF1"}, "Preference": {"preferenceAccuracy", "rewardMargin"}}
@@ -143,7 +146,7 @@ class Site:
             ranks=self.case.ranks,
             forecast=Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0),
         )
-        hyper = Hyperparameters(learning_rate=0.005, dropout=0.1, seed=1)
+        hyper = Hyperparameters(learning_rate=0.005, dropout=0.1, seed=1, proximal_mu=self.case.mu)
         adapter = self.url(f"{name}.safetensors")
         return TrainTask(**{**self.common(name), **self.consent(), "plan": plan, "hyperparameters": hyper, "adapter": adapter, **changed})
 
@@ -273,7 +276,9 @@ def test_the_same_task_gives_the_same_bytes_in_another_process(site: Site, train
     assert here == there
 
 
-@pytest.mark.parametrize("site", [CAUSAL, PAIRS, CASES["causal-llama-whole"]], ids=["causal", "pairs", "whole modules"], indirect=True)
+@pytest.mark.parametrize(
+    "site", [CAUSAL, PAIRS, CASES["causal-llama-whole"], PROXIMAL], ids=["causal", "pairs", "whole modules", "proximal term"], indirect=True
+)
 def test_a_stopped_task_resumes_and_ends_with_the_same_bytes(site: Site, trainer: Any, another_trainer: Any) -> None:
     checkpoint_urls = {"checkpoint_read": site.url("checkpoint"), "checkpoint_write": site.url("checkpoint")}
     # The small pipe fills up, so the trainer gets at most a few dozen steps ahead of this test.

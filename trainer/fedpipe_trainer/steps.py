@@ -1,4 +1,4 @@
-"""The parts of an optimiser step: gradients (in as many micro-batches as memory requires), clipping, AdamW.
+"""The parts of an optimiser step: gradients (in as many micro-batches as memory requires), the proximal term, clipping, AdamW.
 
 Training and the profile share this code, so that the profile measures what training will do.
 """
@@ -20,6 +20,7 @@ from fedpipe_trainer.executable_batch_size import find_executable_batch_size
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.model import Base, lower_part_in_evaluation_mode
 from fedpipe_trainer.parallel import Piece, Session, divide, processes_of
+from fedpipe_trainer.proximal import ProximalTerm
 
 _NO_GRADIENT: Final = (
     "the loss has no gradient: no weight that is trained reaches it, because the layers above compute in integers or cut the gradient off; "
@@ -110,8 +111,22 @@ def compute_gradients(  # noqa: PLR0913 - a step, and who computes it
     return find_executable_batch_size(accumulate, micro_batch, longest=max(len(example.input_ids) for example in examples))
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float) -> float:
-    """Clip the gradients and take one optimiser step, unless the gradient norm is not finite; the norm before clipping."""
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, *, learning_rate: float, max_grad_norm: float, proximal: ProximalTerm | None = None
+) -> float:
+    """Add the proximal term, clip the gradients and take one optimiser step, unless the gradient norm is not finite.
+
+    Args:
+        optimizer: over the parameters whose gradients are those of the step's data.
+        learning_rate: of the step.
+        max_grad_norm: to which the gradients are clipped.
+        proximal: the term; None: there is none.
+
+    Returns:
+        The norm before clipping, of the gradients with the term.
+    """
+    if proximal is not None:
+        proximal.add_gradient()
     group = optimizer.param_groups[0]
     norm = float(torch.nn.utils.clip_grad_norm_(group["params"], max_grad_norm))
     if math.isfinite(norm):

@@ -222,6 +222,8 @@ class TrainingSpec(ApiModel):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    proximal_mu: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """FedProx's mu, which holds each site near what the round starts from; 0: off. A change counts from the next round on."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_checkpointing: bool | None = None
     """Whether activations are recomputed in the backward pass to save memory; left out: the planner decides for each site."""

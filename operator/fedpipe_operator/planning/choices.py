@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpipe_operator.api import Bits, Depth
-from fedpipe_operator.planning.memory_model import TRAINED_BYTES, Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
+from fedpipe_operator.planning.memory_model import Bool, Float64, Int64, Step, TrainingMemory, load_peak_bytes
 from fedpipe_operator.planning.passes import batches_of_a_pass, largest_pass, largest_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import WIRE_BYTES, rank_parameters
@@ -42,8 +42,6 @@ _VOLUME_BYTES_PER_SECOND: Final = 100e6
 _SLOWEST_READING: Final = 2.0
 """What the cache saves, in units of the time that reading it takes, at least. A GPU computes small models faster than that."""
 _ROUNDING: Final = 1e-9
-_ELEMENT_BYTES: Final = TRAINED_BYTES - WIRE_BYTES
-"""Bytes that a trained element of an adapter adds: it takes the place of one of the frozen residual."""
 
 
 class Choice(NamedTuple):
@@ -99,7 +97,7 @@ class Choices:
     load: Float64
     """Peak bytes of loading the base, and at least what the profile has shown to be too few."""
     element_bytes: float
-    """Bytes that an element of a trained adapter adds."""
+    """Bytes that an element of a trained adapter adds: it takes the place of one of the frozen residual."""
 
     def least_deadline(self, deadline: float, others: Float64, slack: float) -> Float64:
         """The shortest deadline into which each choice fits; the longer it is, the more answers are generated, up to all.
@@ -140,6 +138,7 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
     limit, factor, count = request.memory_budget(site), request.correction(site).memory, len(grid)
     memory = factor * _joined([_memory(request, site, one, without) for one in bits])
     load = _joined([np.full(count, load_need(site, one)) for one in bits])
+    element_bytes = factor * (request.options.trained_bytes - WIRE_BYTES)
     evaluations = [_evaluation_seconds(request, site, one, without.micro_batch) for one in bits]
     fixed, step = [], []
     for one, (evaluation, answers) in zip(bits, evaluations, strict=True):
@@ -154,10 +153,10 @@ def choices_of(request: PlanRequest, site: SiteProfile, *, lowest: Sequence[int]
         answers=_joined([np.broadcast_to(answers, count) for _, answers in evaluations]),
         evaluation_share=_evaluation_share(request, site),
         step=_joined(step),
-        room=np.where(load <= request.load_budget(site), (limit - memory) / (factor * _ELEMENT_BYTES), -1.0),
+        room=np.where(load <= request.load_budget(site), (limit - memory) / element_bytes, -1.0),
         memory=memory,
         load=load,
-        element_bytes=factor * _ELEMENT_BYTES,
+        element_bytes=element_bytes,
     )
 
 

@@ -97,7 +97,7 @@ def exclusion_reason(request: PlanRequest, site: SiteProfile, choices: Choices, 
         both = f"{_more_memory(request, site, needs, least).text} and {' or '.join(remedy.text for remedy in time)}"
         remedies = [_Remedy(both, least)]
     told = "; or ".join(f"{remedy.text} ({_describe(site, choices.rows[remedy.row])})" for remedy in remedies)
-    if whole := whole_reason(site):
+    if whole := whole_reason(request, site):
         told = f"{told}; or name fewer in planning.modulesToSave ({whole})"
     correction = request.correction(site)
     missed = f"after it missed the deadline {counted(correction.late, 'time')}, its seconds count {correction.lateness:.3g} times"

@@ -15,7 +15,6 @@ from fedpipe_operator.planning.choices import (
 from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.forecast import is_in_memory, peak_of, training_peak_of
 from fedpipe_operator.planning.importance import exploring
-from fedpipe_operator.planning.memory_model import TRAINED_BYTES
 from fedpipe_operator.planning.passes import largest_pass, passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
@@ -44,7 +43,7 @@ def plan_reasons(request: PlanRequest, site: SiteProfile, *, fleet: FleetSolutio
         _micro_batch_reason(request, site, solution),
         not_recomputed_reason(request, site),
         _ranks_reason(request, site, fleet, solution),
-        whole_reason(site),
+        whole_reason(request, site),
         request.importance_note,
         _basis(site, solution.choice),
     )
@@ -82,7 +81,7 @@ def given_reasons(  # noqa: PLR0913 -- a plan, its forecast, and what it was mad
     Its cached activations are left out where the site's cache does not work (`wants_cache`: it has any).
     """
     reasons = ["given by planning.plans"]
-    if whole := whole_reason(site):
+    if whole := whole_reason(request, site):
         reasons.append(whole)
     if wants_cache and (broken := _broken_cache_reason(request, site)):
         reasons.append(broken)
@@ -162,13 +161,14 @@ def _broken_cache_reason(request: PlanRequest, site: SiteProfile) -> str:
     return f"its cache does not work, so that nothing is planned to be read from it: {problem}" if problem else ""
 
 
-def whole_reason(site: SiteProfile) -> str:
+def whole_reason(request: PlanRequest, site: SiteProfile) -> str:
     """What the modules that are trained whole take; empty without any."""
     if not site.base.whole:
         return ""
     count, elements = len(site.base.whole), head_parameters(site.base.whole)
     are = "is" if count == 1 else "are"
-    memory = f"{bytes_text(TRAINED_BYTES * elements)} of memory with gradients and optimiser"
+    beside = "gradients, optimiser and proximal term" if request.options.is_proximal else "gradients and optimiser"
+    memory = f"{bytes_text(request.options.trained_bytes * elements)} of memory with {beside}"
     sent = f"{bytes_text(WIRE_BYTES * elements)} of each transfer"
     return f"{counted(count, 'tensor')} of planning.modulesToSave {are} trained whole: {memory}, and {sent}"
 

@@ -217,11 +217,12 @@ def _percent(change: float) -> str:
 def hyperparameters(
     spec: FineTuneSpec, sites: Mapping[str, SiteProfile], plans: Mapping[str, Plan], rate: LearningRate
 ) -> tuple[Hyperparameter, ...]:
-    """Every hyperparameter that the product chooses if the spec leaves it out, in the order of the spec."""
+    """Every hyperparameter that the product chooses if the spec leaves it out, and the spec's proximal term, in its order."""
     return (
         _target_modules(spec, sites),
         Hyperparameter(name="training.learningRate", value=f"{rate.value:g}", reason=rate.reason),
         _schedule(spec),
+        *_proximal(spec),
         _scaling(spec),
         _epochs(spec, sites, plans),
     )
@@ -252,6 +253,12 @@ def _schedule(spec: FineTuneSpec) -> Hyperparameter:
     if given:
         reason = FROM_SPEC if given is LearningRateSchedule.CONSTANT else f"{FROM_SPEC}: {fall}"
     return Hyperparameter(name="training.learningRateSchedule", value=(given or LearningRateSchedule.COSINE).value, reason=reason)
+
+
+def _proximal(spec: FineTuneSpec) -> tuple[Hyperparameter, ...]:
+    """None without the term, which nobody chooses but the spec."""
+    mu = spec.training.proximal_mu
+    return (Hyperparameter(name="training.proximalMu", value=f"{mu:g}", reason=FROM_SPEC),) if mu else ()
 
 
 def _scaling(spec: FineTuneSpec) -> Hyperparameter:

@@ -36,6 +36,9 @@ Int64 = npt.NDArray[np.int64]
 
 TRAINED_BYTES: Final = 16
 """Per trained parameter: fp32 weight, fp32 gradient, 8 bytes of Adam state."""
+_START_BYTES: Final = 4
+"""Per trained parameter, where a proximal term holds it near its value at the start of the round, which is kept in fp32 for the term's
+gradient mu · (w − w₀) (Li et al., arXiv 1812.06127, eq. 2). That is computed after the backward pass, tensor by tensor, below the peak."""
 _BYTES_PER_WEIGHT: Final[Mapping[Bits, float]] = {4: 4.127 / 8, 8: 1.0, 16: 2.0, 32: 4.0}
 """4 bits: NormalFloat in blocks of 64 with double quantisation (Dettmers et al., arXiv 2305.14314): 4.127 bits a weight."""
 _ROW_SCALE_BYTES: Final[Mapping[Bits, int]] = {8: 4}
@@ -65,6 +68,13 @@ class RunOptions:
     """Shapes of the tensors that are trained in full; None: those of the profile, with the site's own labels."""
     global_rank: int = 0
     """The global adapter's rank. The components that a site of lower rank does not train stay in memory as its frozen residual."""
+    is_proximal: bool = False
+    """Whether a proximal term holds what is trained near the start of the round. A profile measures its steps without one."""
+
+    @property
+    def trained_bytes(self) -> int:
+        """Per trained parameter."""
+        return TRAINED_BYTES + (_START_BYTES if self.is_proximal else 0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def training_peak(profile: SiteProfile, *, bits: Bits, step: Step, ranks: Mappin
     adapters = adapter_parameters(profile.base.weights, ranks)
     residual = residual_parameters(profile.base.weights, ranks, options.global_rank)
     peak = float(TrainingMemory.at(profile, bits, options).without_adapters(step))
-    return peak + TRAINED_BYTES * adapters + WIRE_BYTES * residual
+    return peak + options.trained_bytes * adapters + WIRE_BYTES * residual
 
 
 @dataclass(frozen=True)
@@ -110,10 +120,14 @@ class TrainingMemory:
     @classmethod
     def at(cls, profile: SiteProfile, bits: Bits, options: RunOptions) -> Self:
         """The fit for a site and a bit width."""
-        return cls(profile, bits, _known_bytes(profile, bits, head=options.head), calibration_of(profile, bits))
+        known = _known_bytes(profile, bits, head=options.head, trained_bytes=options.trained_bytes)
+        return cls(profile, bits, known, calibration_of(profile, bits))
 
     def without_adapters(self, step: Step) -> Float64:
-        """Peak bytes of training but for the adapters. A trained element adds `TRAINED_BYTES`, one of the frozen residual `WIRE_BYTES`."""
+        """Peak bytes of training but for the adapters.
+
+        A trained element adds `RunOptions.trained_bytes`, one of the frozen residual `WIRE_BYTES`.
+        """
         return self.known + self.fit.offset + self.fit.factor * _activations(self.profile, self.bits, step)
 
 
@@ -181,8 +195,15 @@ def _activations(profile: SiteProfile, bits: Bits, step: Step) -> Float64:
     return activation_bytes(profile.base, element=element, step=step)
 
 
-def _known_bytes(profile: SiteProfile, bits: Bits, *, head: Mapping[str, tuple[int, ...]] | None, adapters: int = 0) -> float:
+def _known_bytes(
+    profile: SiteProfile,
+    bits: Bits,
+    *,
+    head: Mapping[str, tuple[int, ...]] | None,
+    adapters: int = 0,
+    trained_bytes: int = TRAINED_BYTES,
+) -> float:
     """Bytes that do not depend on the batch: runtime, base, and all trained parameters with their optimiser state."""
     shapes = head_shapes(profile.base, len(profile.labels)) if head is None else head
     trained = adapters + head_parameters(shapes)
-    return profile.runtime_bytes + base_bytes(profile, bits) + TRAINED_BYTES * trained
+    return profile.runtime_bytes + base_bytes(profile, bits) + trained_bytes * trained

@@ -115,7 +115,8 @@ class PlanRequest:
     @property
     def options(self) -> RunOptions:
         """The run's part of the memory model's input. The global adapter has at most the largest rank that the run allows."""
-        return RunOptions(head=self.head, global_rank=self.spec.planning.max_rank)
+        is_proximal = self.spec.training.proximal_mu > 0
+        return RunOptions(head=self.head, global_rank=self.spec.planning.max_rank, is_proximal=is_proximal)
 
     @property
     def head_bytes(self) -> int:

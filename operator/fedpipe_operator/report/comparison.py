@@ -2,7 +2,7 @@
 
 A baseline is a run of one round in which one site trains, for as many steps as it took in all the rounds, and every site
 evaluates. It uses the same `decide`, plans, trainers and aggregation as the run itself (whose aggregation of a single
-update is the identity), in a folder of the run's own store.
+update is the identity), in a folder of the run's own store. It has no proximal term: with whom would the site have to agree?
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ def local_only_run(run: Run, site: str, rounds: int) -> Run:
     deadline = f"{int(parse_duration(spec.rounds.deadline) * rounds)}s"
     one_round = spec.rounds.model_copy(update={"count": 1, "deadline": deadline, "target": None, "patience": None})
     metadata = run.resource.metadata.model_copy(update={"name": names.bounded(f"{run.name}-local-only-{site}")})
-    child_spec = spec.model_copy(update={"rounds": one_round, "export": ExportSpec(adapter=False, merged=False)})
+    training = spec.training.model_copy(update={"proximal_mu": 0.0})
+    child_spec = spec.model_copy(update={"rounds": one_round, "training": training, "export": ExportSpec(adapter=False, merged=False)})
     return Run(FederatedFineTune(metadata=metadata, spec=child_spec), run.sites, baseline_of=run.name, private_claims=run.private_claims)
 
 
@@ -36,7 +37,8 @@ def local_only_plan(first: RoundPlan, site: str, rounds: int) -> RoundPlan:
     longer = plan.model_copy(update={"steps": plan.steps * rounds})
     # A rule that needs many updates cannot have them of one site, whose only update is the mean.
     alone = {"selected": (site,), "needed": 1, "min_sites": {}, "rule": AggregationRule.MEAN}
-    return first.model_copy(update={"plans": {**first.plans, site: longer}} | alone)
+    training = first.training and first.training.model_copy(update={"proximal_mu": 0.0})
+    return first.model_copy(update={"plans": {**first.plans, site: longer}, "training": training} | alone)
 
 
 def make_comparison(*, base: RoundEvaluation, federated: RoundEvaluation, local_only: Mapping[str, RoundEvaluation]) -> Comparison:

@@ -162,7 +162,7 @@ def _correction(spec: FineTuneSpec, plan: RoundPlan, site: str, measured: Measur
     now, resources = plan.corrections.get(site, _NONE), plan.resources.get(site)
     if site in plan.plans:
         done, limit, training = plan.plans[site], None, None
-        request = PlanRequest(spec, plan.head, corrections={site: now})
+        request = PlanRequest(_as_trained(spec, plan), plan.head, corrections={site: now})
         if profile and measured and measured.cache_passes:  # what the next plan counts on is the lower share, not a slower site
             done = with_found_share(profile, done, measured.found_share)
         if profile and measured and measured.out_of_memory:
@@ -184,6 +184,12 @@ def _correction(spec: FineTuneSpec, plan: RoundPlan, site: str, measured: Measur
     else:
         now = after_a_rest(now)
     return carried_over(now, resources, profile.resources) if profile else now
+
+
+def _as_trained(spec: FineTuneSpec, plan: RoundPlan) -> FineTuneSpec:
+    """The spec with what the memory of the round's trainings depended on: an edit since then explains nothing that they needed."""
+    mu = plan.training.proximal_mu if plan.training else 0.0
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"proximal_mu": mu})})
 
 
 def _findings(plan: RoundPlan, site: str, now: Correction, measured: Measurement | None, profile: SiteProfile | None) -> tuple[str, ...]:

@@ -179,6 +179,8 @@ class Hyperparameters(Wire):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=100000)] = 0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    proximal_mu: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """FedProx's mu: the loss gets mu/2 · ‖w − w₀‖², w₀ being what the round starts from. 0: there is no such term."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 

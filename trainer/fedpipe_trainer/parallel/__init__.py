@@ -2,8 +2,9 @@
 
 The first process performs the task as it does alone: it reads the data, holds the optimiser, writes checkpoints, results and progress. The
 others (`worker`) only compute gradients. In each step the first process sends them the trained parameters and their micro-batches, and adds
-their gradients to its own: what follows, clipping and AdamW, is the same as with one process. So nothing but the first process has a state,
-and whether a process fails, runs out of memory or is late is decided in one place. See docs/decisions/data-parallel.md.
+their gradients to its own: what follows, the proximal term, clipping and AdamW, is the same as with one process. So nothing but the first
+process has a state, and whether a process fails, runs out of memory or is late is decided in one place. See
+docs/decisions/data-parallel.md.
 
 Parameters and gradients travel by torch.distributed (NCCL between GPUs, gloo between processes on a CPU), everything else by a pipe to each
 worker, which also tells the end of the process at its other end.

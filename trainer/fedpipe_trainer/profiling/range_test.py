@@ -22,6 +22,7 @@ from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.parallel import Session, SessionRequest, open_session
 from fedpipe_trainer.profiling.subject import Subject
+from fedpipe_trainer.proximal import ProximalTerm
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -63,20 +64,20 @@ class _Trial:
         hyper = self.test.hyperparameters.model_copy(update={"learning_rate": rate})
         with self._attached() as adapters, open_session(self.subject.workers, self._request(), adapters.trainable) as session:
             torch.manual_seed(self.subject.seed)
+            proximal = ProximalTerm.at_start(hyper, adapters)
             optimizer = make_optimizer(hyper, adapters)
             with training_mode(adapters.model, checkpointing=False):
                 for step in range(self.test.steps):
                     self._check_time()
-                    loss, norm = self._train_step(step, adapters, optimizer, rate, session)
+                    loss = self._compute_gradients(step, adapters, session)
+                    norm = optimizer_step(optimizer, learning_rate=rate, max_grad_norm=hyper.max_grad_norm, proximal=proximal)
                     if not (math.isfinite(loss) and math.isfinite(norm)):
                         return None
             return self._validation_loss(adapters)
 
-    def _train_step(
-        self, step: int, adapters: Adapters, optimizer: torch.optim.Optimizer, rate: float, session: Session | None
-    ) -> tuple[float, float]:
-        """Loss and gradient norm of one step."""
-        subject, test = self.subject, self.test
+    def _compute_gradients(self, step: int, adapters: Adapters, session: Session | None) -> float:
+        """The gradients of one step; its loss."""
+        subject = self.subject
         examples = [subject.examples[i] for i in batch_of_step(self.batches, step, subject.seed)]
         micro_batch = min(self.micro_batch, len(examples))
         loss, _ = compute_gradients(
@@ -88,7 +89,7 @@ class _Trial:
             session=session,
             seed=subject.seed + step,
         )
-        return loss, optimizer_step(optimizer, learning_rate=rate, max_grad_norm=test.hyperparameters.max_grad_norm)
+        return loss
 
     def _validation_loss(self, adapters: Adapters) -> float | None:
         base, objective = self.subject.base, self.subject.objective

@@ -53,6 +53,7 @@ from fedpipe_trainer.model import Base, check_depth, fetch, fingerprint, load_ca
 from fedpipe_trainer.parallel import LoadBase, Session, SessionRequest, WorkerGroup, open_session, processes_of, worker_group
 from fedpipe_trainer.printable import printable
 from fedpipe_trainer.profiling.energy import meter
+from fedpipe_trainer.proximal import ProximalTerm
 from fedpipe_trainer.recipes import evaluate
 from fedpipe_trainer.reference_cache import cached_reference
 from fedpipe_trainer.steps import compute_gradients, make_optimizer, optimizer_step, training_mode
@@ -267,6 +268,7 @@ def fit(
     batches = compose_batches(lengths_of(inputs.examples), plan.batch_size, _seed(hyper.seed, task.site))
     data_seed = _seed(hyper.seed, task.site, task.round)
     torch.manual_seed(data_seed)
+    proximal = ProximalTerm.at_start(hyper, adapters)  # before a checkpoint is restored
     optimizer = make_optimizer(hyper, adapters)
     start = state = _start(task, runtime, adapters, optimizer)
     started, longest_step = runtime.elapsed_seconds(), 0.0
@@ -285,7 +287,8 @@ def fit(
                 session=session,
                 seed=_seed(data_seed, state.step),
             )
-            norm = optimizer_step(optimizer, learning_rate=hyper.rate(state.step), max_grad_norm=hyper.max_grad_norm)
+            rate, most = hyper.rate(state.step), hyper.max_grad_norm
+            norm = optimizer_step(optimizer, learning_rate=rate, max_grad_norm=most, proximal=proximal)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 found = "no finite loss or gradient norm" if _hides_steps(task) else f"loss {loss:.3g} and gradient norm {norm:.3g}"
                 values = f"step {state.step + 1} has {found}"
