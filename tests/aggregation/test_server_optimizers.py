@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet, RecordingSource
 
 from fedpipe_operator.aggregation import AggregationConfig, aggregate_round
-from fedpipe_operator.aggregation.server_optimizers import second_moment
+from fedpipe_operator.aggregation.server_optimizers import second_moment, weights
 from fedpipe_operator.api import Clipping
 from fedpipe_operator.api.aggregation import OptimizerType, ServerOptimizer
 from fedpipe_operator.rounds.records import NO_STATE, RoundCommit
@@ -23,7 +23,7 @@ from fedpipe_operator.rounds.records import NO_STATE, RoundCommit
 PLAIN: Final = AggregationConfig(method="Exact", max_rank=64, max_site_weight=1.0, clipping=Clipping.NONE)
 OPTIMIZERS: Final = {
     "FedAvg": ServerOptimizer(learning_rate=0.7),
-    "FedAvgM": ServerOptimizer(type="FedAvgM"),
+    "FedAvgM": ServerOptimizer(type="FedAvgM", momentum=0.9, learning_rate=1),
     "FedAdam": ServerOptimizer(type="FedAdam", learning_rate=0.1),
     "FedAdamW": ServerOptimizer(type="FedAdamW", learning_rate=0.3, beta1=0.8, weight_decay=0.2),
     "FedYogi": ServerOptimizer(type="FedYogi", learning_rate=0.2, beta2=0.5, tau=0.05),
@@ -74,7 +74,7 @@ class DenseOptimizer:
         """Move by a round's pseudo-gradient."""
         o = self.optimizer
         if o.type in (OptimizerType.FEDAVG, OptimizerType.FEDAVGM):
-            momentum = 0.9 if o.type is OptimizerType.FEDAVGM and o.momentum is None else o.momentum or 0.0
+            momentum = o.momentum or 0.0
             self.m = momentum * self.m + delta
             self.value = self.value + (o.learning_rate or 1.0) * self.m
             return
@@ -190,7 +190,7 @@ def test_an_optimizer_that_is_chosen_later_begins_with_what_the_last_round_moved
     fleet = fleet.next_round()
     second = server.round(fleet)
     fleet = fleet.next_round()
-    third = server.round(fleet, optimizer=ServerOptimizer(type="FedAvgM", momentum=0.5))
+    third = server.round(fleet, optimizer=ServerOptimizer(type="FedAvgM", momentum=0.5, learning_rate=1))
 
     for weight in fleet.weights:
         moved = product(second, weight) - product(first, weight)
@@ -239,6 +239,21 @@ def test_what_is_said_of_the_sites_is_said_of_the_increment_and_not_of_the_momen
 
     assert moving.commits[0].contributions == plain.commits[0].contributions
     assert moving.commits[0].learned == plain.commits[0].learned
+
+
+def test_momentum_alone_keeps_the_length_of_a_round_s_step_in_the_long_run() -> None:
+    """With the learning rate left out, equal increments move the adapter by one increment a round in the end."""
+    optimizer, last, before, current = (
+        ServerOptimizer(type="FedAvgM", momentum=0.8),
+        ServerOptimizer(type="FedAvgM", momentum=0.8),
+        0.0,
+        0.0,
+    )
+    for _ in range(60):
+        summed = weights(optimizer, None, last, None)
+        before, current = current, summed.aggregated * (current + 1) + summed.current * current + summed.before * before
+
+    assert current - before == pytest.approx(1, rel=1e-4)
 
 
 @given(v=st.floats(1e-12, 1e3), square=st.floats(0, 1e3))

@@ -43,7 +43,7 @@ def test_an_operator_restarted_at_every_reconcile_ends_with_the_same_bytes(tmp_p
 
 
 def test_momentum_moves_the_adapter_further_than_the_increments_alone(tmp_path: Path) -> None:
-    plain, moving = World(a_run_with({}), tmp_path / "one"), World(a_run_with({"type": "FedAvgM"}), tmp_path / "two")
+    plain, moving = World(a_run_with({}), tmp_path / "one"), World(a_run_with({"type": "FedAvgM", "learningRate": 1}), tmp_path / "two")
     plain.settle()
     moving.settle()
 

@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 
 from fedpipe_operator.api.aggregation import ADAPTIVE, OptimizerType, ServerOptimizer
 
-_RATE: Final = 1.0
 _ADAPTIVE_RATE: Final = 0.01
-_MOMENTUM: Final = 0.9
+_MOMENTUM: Final = 0.5
+_BETA1: Final = 0.9
 _BETA2: Final = 0.99
 _TAU: Final = 1e-3
 _WEIGHT_DECAY: Final = 0.01
@@ -74,7 +74,7 @@ def weights(optimizer: ServerOptimizer, v: float | None, last: ServerOptimizer |
 def _step_size(optimizer: ServerOptimizer, v: float | None) -> float:
     """The factor a of the momentum."""
     if optimizer.type not in ADAPTIVE:
-        return _or(optimizer.learning_rate, _RATE)
+        return _or(optimizer.learning_rate, 1 - _momentum(optimizer))
     tau = _tau(optimizer)
     return _or(optimizer.learning_rate, _ADAPTIVE_RATE) / (math.sqrt(tau**2 if v is None else v) + tau)
 
@@ -82,7 +82,7 @@ def _step_size(optimizer: ServerOptimizer, v: float | None) -> float:
 def _momentum(optimizer: ServerOptimizer) -> float:
     """The share of the momentum that a round keeps, β or β₁."""
     if optimizer.type in ADAPTIVE:
-        return _or(optimizer.beta1, _MOMENTUM)
+        return _or(optimizer.beta1, _BETA1)
     return _or(optimizer.momentum, _MOMENTUM) if optimizer.type is OptimizerType.FEDAVGM else 0.0
 
 

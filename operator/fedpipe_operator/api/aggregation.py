@@ -103,9 +103,9 @@ class ServerOptimizer(ApiModel):
 
     type: OptimizerType = OptimizerType.FEDAVG
     learning_rate: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Of the server. Left out: 1, and 0.01 for FedAdam, FedAdamW and FedYogi."""
+    """Of the server. Left out: 1, for FedAvgM 1 − `momentum`, and 0.01 for FedAdam, FedAdamW and FedYogi."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Of FedAvgM. Left out: 0.9."""
+    """Of FedAvgM. Left out: 0.5."""
     beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Of the mean of the increments, for FedAdam, FedAdamW and FedYogi. Left out: 0.9."""
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
