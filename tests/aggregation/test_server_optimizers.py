@@ -243,14 +243,9 @@ def test_what_is_said_of_the_sites_is_said_of_the_increment_and_not_of_the_momen
 
 def test_momentum_alone_keeps_the_length_of_a_round_s_step_in_the_long_run() -> None:
     """With the learning rate left out, equal increments move the adapter by one increment a round in the end."""
-    optimizer, last, before, current = (
-        ServerOptimizer(type="FedAvgM", momentum=0.8),
-        ServerOptimizer(type="FedAvgM", momentum=0.8),
-        0.0,
-        0.0,
-    )
+    optimizer, before, current = ServerOptimizer(type="FedAvgM", momentum=0.8), 0.0, 0.0
     for _ in range(60):
-        summed = weights(optimizer, None, last, None)
+        summed = weights(optimizer, None, optimizer, None)
         before, current = current, summed.aggregated * (current + 1) + summed.current * current + summed.before * before
 
     assert current - before == pytest.approx(1, rel=1e-4)

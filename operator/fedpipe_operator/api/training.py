@@ -224,7 +224,8 @@ class TrainingSpec(ApiModel):
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     proximal_mu: Annotated[float, Field(ge=0, le=10)] = 0.0
     """FedProx's mu (arXiv 1812.06127): each site's loss gets mu/2 times the squared distance of what it trains from what the round starts
-    from. For sites whose data differ; costs 4 bytes of memory for each trained parameter. 0: off. A change counts from the next round on."""
+    from. For sites whose data differ; costs 4 bytes of memory for each trained parameter. 0: off. A change counts from the next round
+    on."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_checkpointing: bool | None = None
     """Whether activations are recomputed in the backward pass to save memory; left out: the planner decides for each site."""
