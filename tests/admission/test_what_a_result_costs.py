@@ -23,7 +23,9 @@ from fedpipe_trainer.contract import Forecast, Plan, RunRef
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+PLAN = '{"round":1,"startedAt":0,"fingerprint":"f","selected":[],"evaluators":[],"needed":1,'
 start, item, separator, end, admit = sys.argv[1:6]
+start = start.replace("{PLAN,", PLAN)
 count, asked = int(sys.argv[6]), Asked(RunRef(namespace="default", name="toy", uid="1"), "ward", 0, 0)
 data = (start + separator.join(item.replace("#", str(number)) for number in range(count)) + end).encode()
 forecast = Forecast(memory_bytes=1, seconds=1.0, upload_bytes=1, download_bytes=1)
@@ -72,6 +74,19 @@ def test_a_profile_of_wrong_values_of_any_kind_costs_about_its_own_size(start: s
 def test_an_update_of_a_million_steps_has_room_for_its_losses_and_not_for_as_many_objects(start: str, item: str, end: str) -> None:
     """The author of a run chooses its steps, and may write such a result into its bucket: 33 MB of small objects took 5 GB."""
     assert cost(start, item, end, 2_400_000, "update") < 3 * MOST
+
+
+@pytest.mark.parametrize(
+    ("start", "item", "end"),
+    [
+        ('{PLAN,"plans":{},"weights":{', '"#":[1,1]', "}}"),
+        ('{PLAN,"plans":{},"weights":{},"importance":{', '"#":1', "}}"),
+        ('{PLAN,"plans":{},"weights":{},"corrections":{', '"#":{}', "}}"),
+    ],
+)
+def test_a_record_as_long_as_any_that_is_read_costs_no_gigabyte_if_all_of_it_is_valid(start: str, item: str, end: str) -> None:
+    """Who has the bucket's key pair may write one in the operator's place: 29 MB of weights took 1.3 GB, and most of it stayed."""
+    assert cost(start, item, end, 29 * MIB // (len(item) + 8), "record") < 100
 
 
 def test_a_record_of_a_million_unknown_fields_costs_no_gigabytes() -> None:

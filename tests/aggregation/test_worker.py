@@ -22,6 +22,11 @@ from fedpipe_trainer.contract import ExitCode, TrainTask
 Change = Callable[[DirectoryStore], None]
 
 
+def global_adapter(store: DirectoryStore) -> str:
+    """The key of the adapter that the second round starts from."""
+    return RoundCommit.model_validate_json(store.read(names.round_commit(1)) or b"").adapter.name
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """A run whose second round is ready to be aggregated."""
@@ -194,7 +199,8 @@ def test_an_update_is_checked_against_its_own_attempt(world: World) -> None:
     ("change", "message"),
     [
         (lambda store: store.delete(names.round_plan(2)), f"ObjectMissing: {names.round_plan(2)} is not in the store"),
-        (lambda store: store.delete(names.round_commit(1)), f"ObjectMissing: {names.round_commit(1)} is not in the store"),
+        (lambda store: store.delete(global_adapter(store)), "ObjectMissing: rounds/0001/global/adapter-"),
+        (lambda store: store.write(global_adapter(store), bytes(100)), "ObjectUnreadable: rounds/0001/global/adapter-"),
     ],
 )
 def test_a_missing_or_unreadable_object_is_a_bad_task_and_the_message_has_its_key(
@@ -269,13 +275,70 @@ def test_an_object_of_gigabytes_is_refused_before_any_of_it_is_copied_to_the_dis
     ids=lambda error: error.reason,
 )
 def test_an_adapter_that_is_replaced_while_it_is_copied_costs_its_site_alone(tmp_path: Path, error: FedPipeError) -> None:
+    world = a_world_that_needs_two_updates(tmp_path)
+
     class Changing:
-        size = 100
+        size = world.store.size(names.update_adapter(2, "site-b", 0))
 
         def read(self, _offset: int, _length: int) -> bytes:
             raise error
 
-    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), Changing) == {"site-b": "Overwritten"}
+    assert aggregate_with(world, Changing) == {"site-b": "Overwritten"}
+
+
+def test_an_adapter_that_is_not_as_long_as_its_result_says_is_not_copied_to_the_disk(tmp_path: Path) -> None:
+    """By what results state, it is decided whether the operator's own pod has the disk for a round."""
+    read = list[int]()
+
+    class Longer:
+        size = 100
+
+        def read(self, offset: int, _length: int) -> bytes:
+            read.append(offset)
+            return bytes(100)
+
+    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), Longer) == {"site-b": "HashMismatch"}
+    assert read == []
+
+
+def test_of_a_global_adapter_that_somebody_replaced_nothing_is_copied_to_the_disk(world: World) -> None:
+    """Whoever has the key pair of the bucket can write there an object of any size, which the operator's own pod would have copied."""
+    read = list[str]()
+
+    class Gigabytes:
+        size = 5 * 2**30
+
+        def read(self, offset: int, length: int) -> bytes:
+            read.append(f"{length} at {offset}")
+            return b""
+
+    class Replaced(DirectoryStore):
+        def open_reader(self, key: str) -> Any:
+            return nullcontext(Gigabytes()) if key == global_adapter(self) else super().open_reader(key)
+
+    task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
+    with pytest.raises(UserError, match="was overwritten: it has 5368709120 bytes instead of"):
+        aggregate(task.model_copy(update={"store": BucketAddress(bucket="b", prefix="p")}), Replaced(world.store.root))
+
+    assert read == []
+
+
+def test_a_global_adapter_of_the_same_length_and_other_bytes_is_told_from_it(world: World) -> None:
+    adapter = global_adapter(world.store)
+    world.store.write(adapter, bytes(world.store.size(adapter) or 0))
+
+    with pytest.raises(UserError, match=f"{adapter} was overwritten: it has another SHA-256"):
+        aggregate(AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]), world.store)
+
+
+def test_a_plan_that_was_changed_after_the_sites_had_trained_by_it_is_not_aggregated_by(tmp_path: Path) -> None:
+    """It has what the sites were promised: with how many others their updates are mixed."""
+    world = a_world_that_needs_two_updates(tmp_path)
+    plan = names.round_plan(2)
+    world.store.write(plan, (world.store.read(plan) or b"").replace(b'"needed": 2', b'"needed": 1'))
+
+    with pytest.raises(UserError, match=f"{plan} was overwritten: it is another one than when its trainings were started"):
+        aggregate(AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"]), world.store)
 
 
 def test_a_store_that_fails_while_an_adapter_is_copied_is_no_sites_refusal(tmp_path: Path) -> None:

@@ -488,6 +488,41 @@ def test_an_object_of_the_operator_that_cannot_be_read_is_reported_by_its_key(st
     assert raised.value.reason == "ObjectUnreadable"
 
 
+def test_a_plan_that_somebody_made_long_has_no_results_of_any_length_read(store: DirectoryStore) -> None:
+    """Whoever has the key pair of the bucket can write it: with 10^12 steps, a result could have 32 terabytes."""
+    put_plan(store, 1)
+    store.write(names.round_plan(1), (store.read(names.round_plan(1)) or b"").replace(b'"steps": 10', b'"steps": 1000000000000'))
+
+    with pytest.raises(UserError, match=r"plans\.site-a\.steps: Input should be less than or equal to 1000000"):
+        context(store)
+
+
+def test_of_a_result_no_more_than_64_mib_is_read_however_many_weights_its_plan_has(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = list[int]()
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    ranks = ",".join(f'"{number}": 1' for number in range(50_000)).encode()
+    store.write(names.round_plan(1), (store.read(names.round_plan(1)) or b"").replace(b'"ranks": {}', b'"ranks": {' + ranks + b"}"))
+    store.write(names.update_result(1, "site-a", 0), b"{}")
+    monkeypatch.setattr(store, "read_start", lambda key, most: lengths.append(most) or DirectoryStore.read_start(store, key, most))
+
+    context(store)
+
+    assert lengths == [64 * 2**20 + 1]
+
+
+def test_a_message_of_an_object_that_cannot_be_read_is_short_and_printable_whoever_wrote_its_keys(store: DirectoryStore) -> None:
+    store.write(names.round_plan(1), b'{"weights": {"' + "\u202e".encode() + b"q" * 10**6 + b'": 1}}')
+
+    with pytest.raises(UserError) as raised:
+        context(store)
+
+    assert raised.value.message.isprintable()
+    assert len(raised.value.message) < 500
+
+
 @pytest.mark.parametrize("kind", [ProfileTask, TrainTask, EvaluateTask])
 def test_a_site_whose_trainer_is_of_a_newer_version_is_tried_again_then_counted_out_and_the_others_go_on(
     tmp_path: Path, kind: type[Any]

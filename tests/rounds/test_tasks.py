@@ -307,9 +307,9 @@ def test_where_the_store_has_forms_every_object_of_a_site_is_bound_by_what_the_a
     assert bounded(evaluate) == {"rounds/0002/evaluations/site-a/0/result.json": MAX_RESULT_BYTES}
     assert bounded(export) == {"export/0/result.json": MAX_RESULT_BYTES}, "the files of the export are of no site"
     assert {verb for task in (profile, train, evaluate) for verb, _ in allowed(task)} == {"read"}
-    check_size(adapter, plan, "site-a")
+    check_size(adapter, plan, "site-a", stated=adapter)
     with pytest.raises(RefusedError):
-        check_size(adapter + 1, plan, "site-a")
+        check_size(adapter + 1, plan, "site-a", stated=adapter + 1)
 
 
 def test_a_large_update_is_written_in_pieces_that_are_no_larger_together_than_the_plan_and_one_more(finished: World) -> None:

@@ -229,6 +229,20 @@ def test_a_listing_that_never_ends_is_refused(serve: Serve, keys_of_a_page: int)
     assert error_of(lambda: serve(lists_for_ever).store(limits=limits).list()).reason == "AnswerTooLarge"
 
 
+def test_a_listing_of_long_keys_is_refused_before_there_are_many(serve: Serve) -> None:
+    numbers = count()
+
+    def lists_long_keys(_: Talking, connection: socket.socket) -> None:
+        number = next(numbers)
+        connection.sendall(page([f"runs/{number}-{key}{'k' * 900}" for key in range(10)], number))
+
+    limits = Limits(listing_seconds=20, listing_characters=2**14)
+
+    failure = error_of(lambda: serve(lists_long_keys).store(limits=limits).list())
+    assert failure.reason == "AnswerTooLarge"
+    assert "the keys and ETags of the listing have more than 16384 characters" in failure.message
+
+
 def test_an_object_larger_than_any_of_the_run_is_refused(nanio: Server) -> None:
     nanio.store("large").write("plan.json", bytes(2**23))
     small = S3Store("fedpipe", "large", credentials=CREDENTIALS, endpoint=nanio.endpoint, limits=Limits(object_bytes=2**20))

@@ -1,5 +1,6 @@
 """The policy file on a data volume: found above the data files and read strictly; one that is not clear allows nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,13 @@ def test_a_file_that_is_not_clear_allows_nothing_and_is_not_quoted(tmp_path: Pat
 def test_what_is_no_readable_file_allows_nothing(tmp_path: Path) -> None:
     (tmp_path / POLICY_FILE).mkdir()
     with pytest.raises(TaskFailed, match="cannot be read"):
+        policy_of_files([str(tmp_path / "train.jsonl")])
+
+
+def test_a_pipe_allows_nothing_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / POLICY_FILE)
+
+    with pytest.raises(TaskFailed, match="it is a pipe or a device"):
         policy_of_files([str(tmp_path / "train.jsonl")])
 
 

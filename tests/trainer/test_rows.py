@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +51,16 @@ def test_a_file_of_good_rows_is_read_completely_and_in_order(tmp_path: Path, kin
 
     assert result.rows == GOOD
     assert result.skipped == 0
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "jsonl.gz"])
+def test_a_pipe_is_no_data_and_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / f"train.{kind}")
+
+    with pytest.raises(TaskFailed, match=r"is no file, but a folder, a pipe or a device") as raised:
+        read_rows(tmp_path / f"train.{kind}", COLUMNS)
+
+    assert raised.value.reason is FailureReason.BAD_DATA
 
 
 @pytest.mark.parametrize("kind", KINDS)

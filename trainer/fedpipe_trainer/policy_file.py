@@ -81,6 +81,8 @@ def _read(path: Path) -> DataPolicy:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for without end
+        raise _UnusableError("it cannot be read (it is a pipe or a device): remove it")
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)

@@ -7,6 +7,7 @@ Adapters are admitted where they are read, by `aggregation.gate`, for the same r
 
 from fedpipe_operator.admission.document import MAX_RESULT_BYTES as MAX_RESULT_BYTES
 from fedpipe_operator.admission.document import clean_message as clean_message
+from fedpipe_operator.admission.document import values_of as values_of
 from fedpipe_operator.admission.refusal import RefusalReason as RefusalReason
 from fedpipe_operator.admission.refusal import Refused as Refused
 from fedpipe_operator.admission.refusal import RefusedError as RefusedError

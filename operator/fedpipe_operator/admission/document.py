@@ -43,8 +43,7 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MO
     """
     if len(data) > at_most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"{what} has {len(data)} bytes, expected at most {at_most}")
-    # Counted before any is made: as objects, 33 MB of small ones take 5 GB. Besides the whole, each value follows one of these characters.
-    if 1 + sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+    if values_of(data) > most_values:
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} has more than {most_values} values; {_VERSION}")
     value = _cleaned(_json(data, what), what)
     if not isinstance(value, dict):
@@ -54,6 +53,11 @@ def parse(data: bytes, kind: type[WireT], *, at_most: int, most_values: int = MO
     except ValidationError as error:
         problem = _first_problem(error)
         raise RefusedError(RefusalReason.UNREADABLE, f"{what} is not a valid {kind.__name__}: {problem}; {_VERSION}") from None
+
+
+def values_of(data: bytes) -> int:
+    """How many values this JSON has at most, counted before any is made: as objects, 33 MB of small ones take 5 GB."""
+    return 1 + sum(map(data.count, (b",", b"[", b"{")))  # besides the whole, each value follows one of these characters
 
 
 def clean_message(text: str) -> str:

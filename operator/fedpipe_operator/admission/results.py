@@ -20,6 +20,7 @@ from fedpipe_trainer.contract import (
     RunRef,
     TaskProgress,
     TrainResult,
+    Wire,
     perplexity_of,
 )
 from fedpipe_trainer.contract.result import MAX_LOSS
@@ -38,6 +39,9 @@ _BYTES_OF_A_WEIGHT: Final = 4096
 """Of a result, at most: its name four times, rank, scale and the shapes of two tensors."""
 _BYTES_OF_A_STEP: Final = 32
 """Of a result: the loss."""
+_LARGEST_UPDATE: Final = 64 * 2**20
+"""Bytes of its result, whatever its plan: who has the key pair of the bucket can write that. One of 4,000 weights, as many as a profile can
+have, and a million steps has 50 MiB at most."""
 _VALUES_OF_A_WEIGHT: Final = 16
 """Of a result, at most: rank, scale and the shapes of two tensors."""
 _UNIT_METRICS: Final = frozenset(
@@ -204,17 +208,19 @@ def max_update_bytes(plan: Plan | None) -> int:
     """Bytes of an update's result, at most: it names each weight of the plan, and has a loss for each step."""
     if plan is None:
         return MAX_RESULT_BYTES
-    return MAX_RESULT_BYTES + _BYTES_OF_A_WEIGHT * len(plan.ranks) + _BYTES_OF_A_STEP * plan.steps
+    return min(_LARGEST_UPDATE, MAX_RESULT_BYTES + _BYTES_OF_A_WEIGHT * len(plan.ranks) + _BYTES_OF_A_STEP * plan.steps)
 
 
 def most_update_values(plan: Plan | None) -> int:
     """Values of JSON in an update's result, at most."""
-    return MOST_VALUES if plan is None else MOST_VALUES + _VALUES_OF_A_WEIGHT * len(plan.ranks) + plan.steps
+    if plan is None:
+        return MOST_VALUES
+    return min(_LARGEST_UPDATE // _BYTES_OF_A_STEP, MOST_VALUES + _VALUES_OF_A_WEIGHT * len(plan.ranks) + plan.steps)
 
 
-def hash_of(result: AdmittedProfile | AdmittedUpdate) -> str:
-    """SHA-256 of a result's value, by which a later one is told from it."""
-    return hashlib.sha256(result.to_json().encode()).hexdigest()
+def hash_of(value: Wire) -> str:
+    """SHA-256 of the value of a result or a record, by which a later one is told from it."""
+    return hashlib.sha256(value.to_json().encode()).hexdigest()
 
 
 def check_update(update: TrainResult, bounds: UpdateBounds, what: str) -> None:

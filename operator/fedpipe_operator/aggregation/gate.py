@@ -97,26 +97,34 @@ def expected_shapes(plan: RoundPlan, site: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_size(size: int, plan: RoundPlan, site: str) -> None:
-    """An adapter has no more bytes than its plan implies; asked before any of them is read.
+def check_size(size: int, plan: RoundPlan, site: str, *, stated: int) -> None:
+    """An adapter has no more bytes than its plan implies, and those that its result states; asked before any of them is read.
 
     Args:
         size: of the object, in bytes.
         plan: of the round, which has a plan for the site.
         site: whose adapter it is.
+        stated: bytes by the site's result. By these, it was decided where the round is aggregated, and how much disk that takes.
 
     Raises:
-        RefusedError: `TooLarge`.
+        RefusedError: `TooLarge`, `HashMismatch`.
     """
     most = max_adapter_bytes(plan, site)
     if size > most:
         raise RefusedError(RefusalReason.TOO_LARGE, f"adapter of site {site}: found {size} bytes, expected at most {most}")
+    require_equal(RefusalReason.HASH_MISMATCH, found=size, expected=stated, what=f"adapter of site {site}: size in bytes")
 
 
 def max_adapter_bytes(plan: RoundPlan, site: str) -> int:
     """Of the adapter of this site, which has a plan in the round."""
     shapes = expected_shapes(plan, site)
     return sum(_ITEM_BYTES * math.prod(shape) for shape in shapes.values()) + max_header_bytes(shapes)
+
+
+def max_global_header_bytes(plan: RoundPlan) -> int:
+    """Of the header of a global adapter of the run, at most."""
+    keys = [key for weight in plan.weights for key in factor_keys(weight)]
+    return max_header_bytes(dict.fromkeys([*plan.head, *keys], ()))
 
 
 def max_header_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -128,10 +136,8 @@ def _check_bytes(update: AdmittedUpdate, source: Source, expected: Expected) -> 
     stated, site = update.adapter, expected.site
     if stated is None:
         raise RefusedError(RefusalReason.NO_ADAPTER, f"result of site {site}: names no adapter")
-    check_size(source.size, expected.plan, site)
-    adapter = f"adapter of site {site}"
-    require_equal(RefusalReason.HASH_MISMATCH, found=source.size, expected=stated.size, what=f"{adapter}: size in bytes")
-    require_equal(RefusalReason.HASH_MISMATCH, found=sha256_of(source), expected=stated.sha256, what=f"{adapter}: SHA-256")
+    check_size(source.size, expected.plan, site, stated=stated.size)
+    require_equal(RefusalReason.HASH_MISMATCH, found=sha256_of(source), expected=stated.sha256, what=f"adapter of site {site}: SHA-256")
 
 
 def _open_adapter(source: Source, expected: Expected) -> TensorFile:

@@ -64,8 +64,9 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
         OSError: a source or the sink failed.
     """
     plan = round_input.plan
-    previous = open_tensors(round_input.previous) if round_input.previous else None
-    before = open_tensors(round_input.before) if round_input.before else None
+    most = gate.max_global_header_bytes(plan)
+    previous = open_tensors(round_input.previous, most) if round_input.previous else None
+    before = open_tensors(round_input.before, most) if round_input.before else None
     context = RoundContext(plan, config, previous, before, round_input.state)
     verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites, config.mixed)
     while True:

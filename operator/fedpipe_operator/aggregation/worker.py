@@ -36,8 +36,9 @@ from fedpipe_operator.aggregation import (
 from fedpipe_operator.aggregation.clipping import MULTIPLE
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
+from fedpipe_operator.aggregation.tensors import sha256_of
 from fedpipe_operator.api.aggregation import FEDAVG, Clipping, ServerOptimizer
-from fedpipe_operator.errors import FedPipeError
+from fedpipe_operator.errors import FedPipeError, UserError
 from fedpipe_operator.rounds.admitting import update_admission
 from fedpipe_operator.rounds.records import NO_STATE, RoundCommit, RoundPlan, UpdateRef, Verdict, verdict_of
 from fedpipe_operator.store import Store
@@ -45,7 +46,7 @@ from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
 from fedpipe_operator.store.pieces import open_whole_or_pieces, pieces_in
 from fedpipe_operator.store.protocol import Reader
-from fedpipe_trainer.contract import RunRef, Wire
+from fedpipe_trainer.contract import Artifact, RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
 
@@ -80,6 +81,10 @@ class AggregationTask(Wire):
     """By site whose update was refused at first sight."""
     out_of_memory: dict[str, int] = {}
     late: tuple[str, ...] = ()
+    previous: Artifact | None = None
+    """The global adapter that the round's sites started from, by its key; None in round 1, and in the tasks of earlier versions."""
+    plan_sha256: str = ""
+    """Of the round's plan as the operator saw it (`admission.hash_of`), with the promises that were given to the sites. Empty likewise."""
 
 
 def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = time.time) -> None:
@@ -105,7 +110,7 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
 
 def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, path: Path) -> RoundResult:
     """Check and aggregate the task's updates; write the global adapter to the file at `path`."""
-    plan = required_object(store, names.round_plan(task.round), RoundPlan)
+    plan = _plan(task, store)
     reader = _AdapterReader(store, open_files, path.parent if isinstance(task.store, BucketAddress) else None)
     found = {update.site: _candidate(task, update, plan, reader) for update in task.updates}
     candidates = {site: one for site, one in found.items() if isinstance(one, Candidate)}
@@ -115,7 +120,7 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
         plan=plan,
         candidates=candidates,
         refused=refused,
-        previous=reader.open(last.adapter.name) if last else None,
+        previous=reader.open(task.previous or last.adapter) if last else None,
         before=None if task.optimizer.is_plain else _adapter_before_last(task.round, reader),
         state=(last.optimizer if last else None) or NO_STATE,
     )
@@ -137,6 +142,15 @@ def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, p
         return aggregate_round(round_input, config, sink)
 
 
+def _plan(task: AggregationTask, store: Store) -> RoundPlan:
+    """The round's plan, as the operator saw it."""
+    key = names.round_plan(task.round)
+    plan = required_object(store, key, RoundPlan)
+    if task.plan_sha256 and hash_of(plan) != task.plan_sha256:
+        raise _overwritten(key, "it is another one than when its trainings were started")
+    return plan
+
+
 @dataclass(frozen=True)
 class _AdapterReader:
     """Opens adapters in the store for reading; they are closed together with `open_files`."""
@@ -146,9 +160,19 @@ class _AdapterReader:
     local_folder: Path | None
     """Where a bucket's objects are copied to; None for a store whose files are on this machine already."""
 
-    def open(self, key: str) -> Source:
-        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites."""
-        return self._on_disk(key, self.open_files.enter_context(self.store.open_reader(key)))
+    def open(self, adapter: Artifact) -> Source:
+        """An adapter on this machine's disk: it is read in many small ranges, and more than once if there are many sites.
+
+        Raises:
+            UserError: `ObjectUnreadable`, it is another one than this.
+        """
+        source = self.open_files.enter_context(self.store.open_reader(adapter.name))
+        if source.size != adapter.size:  # asked first: of a larger one, the disk would be full
+            raise _overwritten(adapter.name, f"it has {source.size} bytes instead of {adapter.size}")
+        on_disk = self._on_disk(adapter.name, source)
+        if sha256_of(on_disk) != adapter.sha256:
+            raise _overwritten(adapter.name, "it has another SHA-256 than the commit of its round")
+        return on_disk
 
     def open_update(self, key: str, pieces: str, size: int, check: Callable[[int], None]) -> Source:
         """Likewise the adapter of an update, whole or in pieces, of so many bytes by its result. `check` sees those that it has first."""
@@ -176,7 +200,8 @@ def _candidate(task: AggregationTask, update: UpdateRef, plan: RoundPlan, reader
         return verdict_of(result)
     try:
         size = result.adapter.size if result.adapter else 0
-        return Candidate(result, reader.open_update(key, pieces, size, partial(gate.check_size, plan=plan, site=update.site)))
+        check = partial(gate.check_size, plan=plan, site=update.site, stated=size)
+        return Candidate(result, reader.open_update(key, pieces, size, check))
     except RefusedError as error:
         return verdict_of(error.refused)
     except FedPipeError as error:
@@ -203,7 +228,11 @@ def _adapter_before_last(round_: int, reader: _AdapterReader) -> Source | None:
     """The global adapter before the one that the round's sites started from; None in rounds 1 and 2."""
     if round_ <= 2:  # noqa: PLR2004 -- the first round that has two before it is the third
         return None
-    return reader.open(required_object(reader.store, names.round_commit(round_ - 2), RoundCommit).adapter.name)
+    return reader.open(required_object(reader.store, names.round_commit(round_ - 2), RoundCommit).adapter)
+
+
+def _overwritten(key: str, how: str) -> UserError:
+    return UserError("ObjectUnreadable", f"{key} was overwritten: {how}; start the run over, and check who writes into its folder")
 
 
 def _commit(store: Store, commit: RoundCommit, path: Path) -> None:

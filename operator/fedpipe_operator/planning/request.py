@@ -10,6 +10,7 @@ from fedpipe_operator.planning.passes import largest_step, steps_of_passes
 from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
 from fedpipe_operator.planning.time_model import global_bytes
 from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
+from fedpipe_trainer.contract import MAX_STEPS
 
 MEMORY_FRACTION: Final = 0.85
 """The fraction of a site's memory that a plan's forecast may use: forecasts are required to be within 15 % of the measurement."""
@@ -140,13 +141,15 @@ class PlanRequest:
     def wanted_steps(self, site: SiteProfile, batch: int | None = None) -> int:
         """The most optimiser steps in a round: of `training.epochs` passes over the samples, and `training.maxSteps`; at least one.
 
+        A plan can have no more than `MAX_STEPS`.
+
         Args:
             site: the site.
             batch: samples of a step; None: the run's.
         """
         training = self.spec.training
         steps = steps_of_passes(training.epochs or MAX_PASSES, site.train_samples, batch or self.batch)
-        return steps if training.max_steps is None else min(steps, training.max_steps)
+        return min(steps, training.max_steps or MAX_STEPS, MAX_STEPS)
 
     def longest_sequence(self, site: SiteProfile) -> int:
         """Tokens of the site's longest sample; what `task.maxLength` allows when its profile does not contain that length."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, assert_never
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_operator.admission import AdmittedUpdate, hash_of
+from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
@@ -43,7 +44,7 @@ from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
 from fedpipe_operator.store.objects import read_object
-from fedpipe_trainer.contract import Wire
+from fedpipe_trainer.contract import Artifact, Wire
 
 
 class StatusWriter(Protocol):
@@ -199,6 +200,8 @@ class Reconciler:
             refused=dict(action.refused),
             out_of_memory=dict(action.out_of_memory),
             late=action.late,
+            previous=_previous_adapter(action, observed),
+            plan_sha256=hash_of(plan),
         )
 
     def _start(self, run: Run, job: Job, task: Wire, expected: JobResources = JobResources()) -> None:  # noqa: B008 -- frozen
@@ -214,9 +217,18 @@ def _newest_plan(observed: Observed) -> RoundPlan:
 
 
 def _update_bytes(action: StartAggregation, observed: Observed) -> int:
+    """What the aggregation copies, as results and commit state it: what has another size is refused before it is copied."""
+    plan, previous = _newest_plan(observed), _previous_adapter(action, observed)
     updates = (observed.updates[update.site][update.attempt] for update in action.updates)
-    return sum(_adapter_bytes(update) for update in updates)
+    return sum(_adapter_bytes(update, plan) for update in updates) + (previous.size if previous else 0)
 
 
-def _adapter_bytes(update: AdmittedUpdate) -> int:
-    return update.adapter.size if update.adapter else 0
+def _adapter_bytes(update: AdmittedUpdate, plan: RoundPlan) -> int:
+    """0: it is refused."""
+    size = update.adapter.size if update.adapter else 0
+    return size if size <= max_adapter_bytes(plan, update.site) else 0
+
+
+def _previous_adapter(action: StartAggregation, observed: Observed) -> Artifact | None:
+    commit = observed.commits.get(action.round - 1)
+    return commit.adapter if commit else None

@@ -3,16 +3,23 @@
 A trainer's object may be damaged or of another version; the message of the error is written for the user.
 """
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fedpipe_operator.admission import values_of
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.store import Store
 from fedpipe_trainer.contract import Wire
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 WireT = TypeVar("WireT", bound=Wire)
+
+_MOST_VALUES: Final = 2**20
+"""Of an object. The largest honest one, the plan of 1,000 sites with 500 weights each, has half as many; 29 MB of the shortest weights took
+1.3 GB."""
+_MOST_OF_A_PATH: Final = 200
+"""Characters: whoever wrote the object chose its keys."""
 
 
 def decode_object(data: bytes, kind: type[ModelT]) -> ModelT:
@@ -21,11 +28,13 @@ def decode_object(data: bytes, kind: type[ModelT]) -> ModelT:
     Raises:
         ValueError: the JSON is not valid for `kind`; the message is one line that names the first wrong field.
     """
+    if values_of(data) > _MOST_VALUES:
+        raise ValueError(f"not a valid {kind.__name__}: it has more than {_MOST_VALUES} values")
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = "".join(filter(str.isprintable, ".".join(str(part) for part in first["loc"])))[:_MOST_OF_A_PATH]
         raise ValueError(f"not a valid {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
 
 

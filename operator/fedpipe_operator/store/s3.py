@@ -96,6 +96,8 @@ class Limits:
     """Of a listing: a run of 1000 sites and 40 rounds has about as many."""
     pages: int = 2_500
     """Of a listing: honest pages have hundreds of keys."""
+    listing_characters: int = 64 * 2**20
+    """Of the keys and ETags of a listing: honest keys have a hundred or two."""
 
 
 _LIMITS: Final = Limits()
@@ -267,12 +269,16 @@ class S3Store:
         with self._call(prefix, seconds=self._limits.listing_seconds):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
             found: dict[str, tuple[str, int]] = {}
+            characters = 0
             for number, page in enumerate(pages):
                 for entry in page.get("Contents", []):
                     size, etag = _size_and_etag(entry)
                     found[entry.get("Key", "")[root:]] = (etag, size)
+                    characters += len(entry.get("Key", "")) + len(etag)
                 if number >= self._limits.pages or len(found) > self._limits.keys:
                     raise TooLargeError(f"the listing has more than {self._limits.keys} keys or {self._limits.pages} pages")
+                if characters > self._limits.listing_characters:
+                    raise TooLargeError(f"the keys and ETags of the listing have more than {self._limits.listing_characters} characters")
         return {key: one for key, one in found.items() if is_in_folder(key, folder) and is_object_key(key)}
 
     def delete(self, prefix: str) -> None:

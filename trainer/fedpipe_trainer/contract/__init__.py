@@ -16,7 +16,7 @@ from fedpipe_trainer.contract.objective import (
     SequenceClassification,
     prompt_budget,
 )
-from fedpipe_trainer.contract.plan import Bits, Forecast, Plan, Scaling, halved, scale_of
+from fedpipe_trainer.contract.plan import MAX_STEPS, Bits, Forecast, Plan, Scaling, halved, scale_of
 from fedpipe_trainer.contract.policy import (
     POLICY_FILE,
     DataPolicy,
@@ -93,6 +93,7 @@ __all__ = [
     "EVALUATION_SHARE",
     "FORMAT_COLUMNS",
     "MAX_PROGRESS_BYTES",
+    "MAX_STEPS",
     "POLICY_FILE",
     "PROGRESS_SECONDS",
     "SCHEMA_VERSION",

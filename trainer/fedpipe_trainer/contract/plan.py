@@ -9,6 +9,7 @@ from fedpipe_trainer.contract.base import Wire
 
 Bits = Literal[4, 8, 16, 32]
 MAX_LAYERS: Final = 10000
+MAX_STEPS: Final = 10**6
 
 
 class Scaling(StrEnum):
@@ -57,7 +58,7 @@ class Plan(Wire):
     """Samples per optimiser step."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Samples per forward and backward pass; their gradients are accumulated to a step. None: the whole batch at once."""
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     """Optimiser steps per round: an upper bound, since the deadline can end training earlier."""
     ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
     """Rank by weight. A weight is named by its module path in the base model."""

@@ -108,8 +108,10 @@ def read_records(path: Path, columns: Sequence[str]) -> Records:
 
 
 def _require_themselves(files: Sequence[Path]) -> None:
-    """A pointer of git-lfs under the name of a csv would be read as a table."""
+    """A pointer of git-lfs under the name of a csv would be read as a table, and a pipe be waited for without end."""
     for file in files:
+        if file.exists() and not file.is_file():
+            raise bad_data(f"the data file {file} is no file, but a folder, a pipe or a device: write the rows into a file")
         if file.is_file() and (found := stand_ins.described(file)):
             raise bad_data(f"the data file {file} {found}")
 
