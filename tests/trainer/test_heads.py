@@ -98,7 +98,8 @@ def test_a_regression_learns_numbers(tmp_path: Path, value: Any) -> None:
         (NUMBER, "secret", "it is not a number"),
         (NUMBER, float("nan"), "no value in column 'label'"),
         (NUMBER, True, "it is not a number"),
-        (NUMBER, 1e30, "it is not a number"),
+        (NUMBER, float("inf"), "it is not a number"),
+        (NUMBER, -250_000, "it is above 1000 or below −1000, and the loss is its square: scale the column"),
     ],
 )
 def test_a_row_without_a_usable_label_is_refused_and_not_quoted(
