@@ -49,6 +49,11 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     "prompt contains no column": {"task": CAUSAL | {"prompt": "the question"}},
     "response contains no column": {"task": CAUSAL | {"response": "{}"}},
     "ranks are all 0, so nothing would be trained": {"planning": {"ranks": [0, 0]}},
+    "momentum belongs to FedAvgM": {"aggregation": {"optimizer": {"momentum": 0.5}}},
+    "beta1 belongs to FedAdam, FedAdamW, FedYogi": {"aggregation": {"optimizer": {"type": "FedAvgM", "beta1": 0.5}}},
+    "beta2 belongs to FedAdam, FedAdamW, FedYogi": {"aggregation": {"optimizer": {"beta2": 0.5}}},
+    "tau belongs to FedAdam, FedAdamW, FedYogi": {"aggregation": {"optimizer": {"type": "FedAvgM", "tau": 0.5}}},
+    "weightDecay belongs to FedAdamW": {"aggregation": {"optimizer": {"type": "FedAdam", "weightDecay": 0.5}}},
     "mode Manual takes the sites' plans from plans, which is empty": {"planning": {"mode": "Manual"}},
     "plans has one without a site, which mode Manual alone gives to the others": {
         "planning": {"plans": [{"bits": 16, "rank": 4, "steps": 1}]}
