@@ -100,7 +100,7 @@ def a_commit(round_: int, *sites: str) -> CommitSummary:
 
 
 def a_plan(round_: int, *sites: str) -> PlanSummary:
-    return PlanSummary(round_, 0.0, "", None, (), sites, 1, (), None)
+    return PlanSummary(round_, 0.0, "", None, "", (), sites, 1, (), None)
 
 
 def test_only_rounds_in_a_row_count_as_failed_in_a_row() -> None:

@@ -117,7 +117,7 @@ def test_where_no_site_tested_a_rate_the_run_goes_on_with_the_default(tmp_path: 
 
 def test_an_operator_that_restarts_after_round_1_keeps_the_rate_and_its_reason(tmp_path: Path) -> None:
     world = World(a_run(training=SHORT), tmp_path, trainer_that_tests_rates)
-    world.work_until("aggregate-r1")
+    world.work_until("train-r1")
     for site in "abc":  # chosen again, it would be another rate
         key = names.profile_result(f"site-{site}", 0)
         profile = required_object(world.store, key, ProfileResult)
