@@ -172,5 +172,5 @@ def _aggregate_weight(updates: WeightUpdates, new_rank: int, context: RoundConte
         result = METHODS[config.method].aggregate(updates, readers, start, rank)
     measured = with_left_out(updates, accepted)
     changes = increments.measure(measured, readers_of(measured, accepted), start, result.factors)
-    new = step(updates, result, start, new_rank, context)
+    new = step(updates, result, start, squared_norm=changes.squared_norm, rank=new_rank, context=context)
     return _Aggregated(new.result, changes, new.second_moment)

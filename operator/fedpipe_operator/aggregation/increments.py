@@ -78,7 +78,8 @@ def measure(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factor
     With C the components of `new` and, after them, of `previous`, D = Σ v_j C_j and D_k = s_k B_k A_k − Σ u_j C_j, where u selects the
     components that the site started from. All inner products are in float64, since an increment can be much smaller than its parts.
     """
-    left, right = _components(previous, new)
+    left = new.b if previous is None else np.hstack([new.b, previous.b])
+    right = new.a.T if previous is None else np.hstack([new.a.T, previous.a.T])
     gram = _products(left, left) * _products(right, right)
     rank = len(new.a)
     whole = np.where(np.arange(len(gram)) < rank, 1.0, -1.0)
@@ -93,21 +94,6 @@ def measure(updates: WeightUpdates, readers: SiteFactorReaders, previous: Factor
         increments.site_squared_norms[site.site] = _square(own + float((start @ gram - 2 * cross) @ start))
         increments.inner_products[site.site] = float(cross @ whole - start @ gram @ whole)
     return increments
-
-
-def squared_distance(previous: Factors | None, new: Factors) -> float:
-    """‖D‖²_F of the increment D from `previous` to `new`."""
-    left, right = _components(previous, new)
-    gram = _products(left, left) * _products(right, right)
-    whole = np.where(np.arange(len(gram)) < len(new.a), 1.0, -1.0)
-    return _square(float(whole @ gram @ whole))
-
-
-def _components(previous: Factors | None, new: Factors) -> tuple[Float32, Float32]:
-    """The components of `new` and, after them, of `previous`, as columns: those of B, and those of Aᵀ."""
-    if previous is None:
-        return new.b, new.a.T
-    return np.hstack([new.b, previous.b]), np.hstack([new.a.T, previous.a.T])
 
 
 def _products(first: Float32, second: Float32) -> Float64:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedpipe_operator.aggregation import increments, server_optimizers
+from fedpipe_operator.aggregation import server_optimizers
 from fedpipe_operator.aggregation.accepted import RoundContext, factors_in, rank_in
 from fedpipe_operator.aggregation.factors import AggregatedFactors, Factors, WeightUpdates
 from fedpipe_operator.aggregation.server_optimizers import Weights
@@ -45,20 +45,22 @@ def largest_rank(updates: WeightUpdates, aggregated: int, context: RoundContext)
     return max(aggregated, min(context.config.max_rank, components, updates.d_out, updates.d_in))
 
 
-def step(updates: WeightUpdates, aggregated: AggregatedFactors, start: Factors | None, rank: int, context: RoundContext) -> Step:
+def step(  # noqa: PLR0913 -- a weight before and after its aggregation
+    updates: WeightUpdates, aggregated: AggregatedFactors, start: Factors | None, *, squared_norm: float, rank: int, context: RoundContext
+) -> Step:
     """The new factors of a weight, of this rank.
 
     Args:
         updates: of the weight.
         aggregated: what its updates were aggregated to.
         start: the global factors before; None for a product of zero.
+        squared_norm: of the increment from `start` to `aggregated`.
         rank: see `largest_rank`.
         context: of the round.
     """
     optimizer, known = context.config.optimizer, context.state.second_moments.get(updates.weight)
     if optimizer.is_plain:
         return Step(aggregated, None)
-    squared_norm = increments.squared_distance(start, aggregated.factors)
     v = server_optimizers.second_moment(optimizer, known, squared_norm / (updates.d_out * updates.d_in))
     # Without an adapter before the last one, which is round 2's case, the weight's product was zero then.
     weights = server_optimizers.weights(optimizer, v, context.state.optimizer, known)
