@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -255,17 +256,22 @@ def aggregate_with(world: World, fault: Callable[[], Any]) -> dict[str, str]:
     return {site: verdict.reason for site, verdict in commit_of(world).refused.items()}
 
 
+@dataclass
+class Gigabytes:
+    """An object of a bucket, of which each read is noted."""
+
+    reads: list[str]
+    size: int = 5 * 2**30
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads.append(f"{length} at {offset}")
+        return b""
+
+
 def test_an_object_of_gigabytes_is_refused_before_any_of_it_is_copied_to_the_disk(tmp_path: Path) -> None:
     read = list[str]()
 
-    class Gigabytes:
-        size = 5 * 2**30
-
-        def read(self, offset: int, length: int) -> bytes:
-            read.append(f"{length} at {offset}")
-            return b""
-
-    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), Gigabytes) == {"site-b": "TooLarge"}
+    assert aggregate_with(a_world_that_needs_two_updates(tmp_path), lambda: Gigabytes(read)) == {"site-b": "TooLarge"}
     assert read == []
 
 
@@ -305,16 +311,9 @@ def test_of_a_global_adapter_that_somebody_replaced_nothing_is_copied_to_the_dis
     """Whoever has the key pair of the bucket can write there an object of any size, which the operator's own pod would have copied."""
     read = list[str]()
 
-    class Gigabytes:
-        size = 5 * 2**30
-
-        def read(self, offset: int, length: int) -> bytes:
-            read.append(f"{length} at {offset}")
-            return b""
-
     class Replaced(DirectoryStore):
         def open_reader(self, key: str) -> Any:
-            return nullcontext(Gigabytes()) if key == global_adapter(self) else super().open_reader(key)
+            return nullcontext(Gigabytes(read)) if key == global_adapter(self) else super().open_reader(key)
 
     task = AggregationTask.model_validate_json(world.backend.tasks["toy-aggregate-r2-a0"])
     with pytest.raises(UserError, match="was overwritten: it has 5368709120 bytes instead of"):

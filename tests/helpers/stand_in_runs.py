@@ -207,6 +207,18 @@ class World:
                 return
         raise AssertionError(f"the run does not settle: {self.conditions()}")
 
+    def settle_with_restarts(self, seed: int = 0) -> None:
+        """The same with a new operator at every reconcile, and the jobs in an order of their own, until the run is complete."""
+        for reconcile in range(500):
+            self.restart()
+            self.reconcile()
+            active_jobs = self.backend.active_jobs()
+            if active_jobs:
+                self.backend.work(active_jobs[(reconcile * 7 + seed) % len(active_jobs)])
+            if "Complete" in self.conditions():
+                return
+        raise AssertionError(f"the run does not settle: {self.conditions()}")
+
     def conditions(self) -> dict[str, str]:
         """Reason by type, of the conditions that are true."""
         return {str(one.type): str(one.reason) for one in self.run.resource.status.conditions if one.status == "True"}

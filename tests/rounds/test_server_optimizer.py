@@ -29,14 +29,7 @@ def test_an_operator_restarted_at_every_reconcile_ends_with_the_same_bytes(tmp_p
     undisturbed, disturbed = World(a_run_with(optimizer), tmp_path / "one"), World(a_run_with(optimizer), tmp_path / "two")
     undisturbed.settle()
 
-    for reconcile in range(500):
-        disturbed.restart()
-        disturbed.reconcile()
-        active_jobs = disturbed.backend.active_jobs()
-        if active_jobs:
-            disturbed.backend.work(active_jobs[reconcile * 7 % len(active_jobs)])
-        if "Complete" in disturbed.conditions():
-            break
+    disturbed.settle_with_restarts()
 
     assert disturbed.final_adapter() == undisturbed.final_adapter()
     assert [one.optimizer for one in commits(disturbed)] == [one.optimizer for one in commits(undisturbed)]

@@ -149,7 +149,7 @@ class PlanRequest:
         """
         training = self.spec.training
         steps = steps_of_passes(training.epochs or MAX_PASSES, site.train_samples, batch or self.batch)
-        return min(steps, training.max_steps or MAX_STEPS, MAX_STEPS)
+        return min(steps, training.max_steps or MAX_STEPS)
 
     def longest_sequence(self, site: SiteProfile) -> int:
         """Tokens of the site's longest sample; what `task.maxLength` allows when its profile does not contain that length."""
