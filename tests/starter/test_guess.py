@@ -177,7 +177,7 @@ def test_each_form_of_data_is_recognised_in_each_format(tmp_path: Path, case: st
             {"type": "SequenceClassification", "text": "sentence", "label": "is_ok", "labels": ["false", "true"]},
         ),
         (
-            rows(text=sentence, label=lambda at: at * 100),
+            rows(text=sentence, label=lambda at: at * 10),
             ENCODER,
             {"type": "SequenceClassification", "text": "text", "label": "label", "problem": "Regression"},
         ),
@@ -315,6 +315,13 @@ def test_a_column_that_has_no_labels_is_refused_by_its_numbers(tmp_path: Path) -
     message = refusal(tmp_path, rows(text=sentence, code=str), ENCODER, label="text")
 
     assert message.startswith("'text' has 12 different values in 12 rows, which are no labels (")
+
+
+@pytest.mark.parametrize("name", ["label", "score", "price"])
+def test_numbers_that_are_too_large_for_a_regression_are_to_be_scaled(tmp_path: Path, name: str) -> None:
+    message = refusal(tmp_path, rows(**{"text": sentence, name: lambda at: 0.5 - at * 1000}), ENCODER)
+
+    assert message.startswith(f"{name!r} has numbers up to 10999.5 in size, and those of a regression are at most 1000: scale the column")
     assert refusal(tmp_path, TEXTS, DECODER, label="lable").startswith("there is no column 'lable': the data have 'text' (text)")
 
 

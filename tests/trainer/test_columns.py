@@ -65,6 +65,7 @@ def test_of_huge_cells_few_rows_are_kept(tmp_path: Path) -> None:
     [
         ([1, 2, None], {"kinds": ("integer",), "rows": 2, "is_numeric": True, "is_whole": True}),
         ([1.5, 2], {"is_numeric": True, "is_whole": False}),
+        ([-250_000, 3], {"is_numeric": True, "largest_number": 250_000}),
         (["1.5", "2"], {"kinds": ("text",), "is_numeric": True}),
         ([True, False], {"kinds": ("boolean",), "is_numeric": False}),
         ([float("nan"), "", "  "], {"rows": 0, "kinds": ()}),

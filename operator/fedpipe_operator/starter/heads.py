@@ -7,6 +7,7 @@ from fedpipe_operator.api import Problem
 from fedpipe_operator.starter.context import CannotTellError, Context, Guess, text_names
 from fedpipe_operator.starter.roles import LABEL_NAMES, has_every_label, is_text, label_rank, problem_of, shown, texts_of
 from fedpipe_trainer.contract.inspection import ColumnFacts
+from fedpipe_trainer.contract.result import MAX_TARGET
 
 _TEXT_PAIRS: Final = (
     *(("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text1", "text2"), ("question1", "question2")),
@@ -66,9 +67,13 @@ def problem_to_predict(target: ColumnFacts) -> Problem:
     """What predicting this column is.
 
     Raises:
-        CannotTellError: it has no labels.
+        CannotTellError: it has no labels, or numbers that are too large.
     """
     found = problem_of(target)
+    if found is Problem.REGRESSION and target.largest_number > MAX_TARGET:
+        seen = f"{shown(target.name)} has numbers up to {target.largest_number:g} in size"
+        advice = "scale the column, at every site by the same factor, or name another by --label"
+        raise CannotTellError(f"{seen}, and those of a regression are at most {MAX_TARGET:g}: {advice}")
     if found is None:
         seen = f"{shown(target.name)} has {target.distinct} different values in {target.rows} rows"
         rule = "labels are at most 100 values that two rows or more have, at least two of them; or numbers"

@@ -75,6 +75,7 @@ def _merged(found: Sequence[ColumnFacts]) -> ColumnFacts:
             "shape": shapes.pop() if len(shapes) == 1 else None,
             "is_numeric": all(one.is_numeric for one in found),
             "is_whole": all(one.is_whole for one in found),
+            "largest_number": max(one.largest_number for one in found),
             "mean_characters": sum(one.mean_characters * one.rows for one in found) / max(1, rows),
             "longest_characters": max(one.longest_characters for one in found),
             "share_of_sentences": min(one.share_of_sentences for one in found),

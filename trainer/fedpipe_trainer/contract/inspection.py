@@ -52,6 +52,8 @@ class ColumnFacts(Wire):
     """Whether each value is a number, or the text of one."""
     is_whole: bool = False
     """Whether all of these are whole numbers."""
+    largest_number: float = 0.0
+    """Size of the largest of these, without its sign."""
     mean_characters: float = 0.0
     """Of its texts, and of the JSON of its lists."""
     longest_characters: int = 0

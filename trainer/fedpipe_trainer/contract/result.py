@@ -32,6 +32,8 @@ LONGEST_LABEL: Final = 1024
 MAX_REASON: Final = 4096
 MAX_LOSS: Final = 1e6
 """A larger loss counts as diverged."""
+MAX_TARGET: Final = MAX_LOSS**0.5
+"""Size of the largest number of a regression, whose first loss is about the mean square of its numbers."""
 _LARGEST_EXPONENT: Final = 700.0  # above this, exp overflows a double
 
 

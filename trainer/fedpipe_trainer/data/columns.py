@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fedpipe_trainer.contract.inspection import ColumnFacts, ListShape, ValueKind
-from fedpipe_trainer.data.formats import read_number
+from fedpipe_trainer.data.formats import number_of
 from fedpipe_trainer.data.found_labels import ROWS_OF_A_LABEL
 from fedpipe_trainer.data.python_text import parse_spelled
 from fedpipe_trainer.data.readers import MOST_ROWS, BadRowError, Bounds, FirstRecords, column_names, is_utf8, read_records
@@ -96,6 +96,7 @@ class _Seen:
     shapes: Counter[ListShape | None] = field(default_factory=Counter)
     numbers: int = 0
     whole_numbers: int = 0
+    largest_number: float = 0.0
     characters: int = 0
     longest: int = 0
     texts: int = 0
@@ -132,6 +133,7 @@ class _Seen:
             shape=shape,
             is_numeric=0 < self.rows == self.numbers,
             is_whole=0 < self.rows == self.whole_numbers,
+            largest_number=self.largest_number,
             mean_characters=self.characters / max(1, self.rows),
             longest_characters=self.longest,
             share_of_sentences=self.sentences / max(1, self.texts),
@@ -141,11 +143,12 @@ class _Seen:
 
     def _count_number(self, value: Any) -> None:  # noqa: ANN401 - likewise
         try:
-            number = float(read_number(value))
+            number = number_of(value)
         except BadValueError:
             return
         self.numbers += 1
         self.whole_numbers += number == int(number)
+        self.largest_number = max(self.largest_number, abs(number))
 
     def _count_labels(self, values: Iterable[Any]) -> None:
         if not self.is_labels:

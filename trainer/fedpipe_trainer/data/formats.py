@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from fedpipe_trainer.contract import CHAT_FORMATS, CausalLM, Objective, Preference, Seq2SeqLM, SequenceClassification, optional_columns
-from fedpipe_trainer.contract.result import MAX_LOSS
+from fedpipe_trainer.contract.result import MAX_TARGET
 from fedpipe_trainer.data.conversations import (
     Conversation,
     parse_conversation,
@@ -42,8 +42,6 @@ _QUESTION: Final = "{context}\n\nQuestion: {question}\nAnswer:"
 _T5_QUESTION: Final = "question: {question} context: {context}"
 """As T5 was trained on SQuAD (Raffel et al., arXiv 1910.10683, appendix D.15)."""
 _OF_NUMPY: Final = re.compile(r"\s*\{'(?:text|answer_start)': array\(")
-_LARGEST_NUMBER: Final = math.sqrt(MAX_LOSS)
-"""Of a regression, whose first loss is about the mean square of its numbers: results with a larger one are refused."""
 
 
 def value_readers(objective: Objective) -> Mapping[str, ValueReader]:
@@ -98,16 +96,26 @@ def read_number(value: Any) -> str:  # noqa: ANN401 - any value of a data file
     Raises:
         BadValueError: it is not a number, or one whose square no loss may have.
     """
+    number = number_of(value)
+    if abs(number) > MAX_TARGET:
+        advice = "scale the column, for instance to thousands, at every site by the same factor"
+        raise BadValueError(f"it is above {MAX_TARGET:g} or below −{MAX_TARGET:g}, and the loss is its square: {advice}")
+    return repr(number)
+
+
+def number_of(value: Any) -> float:  # noqa: ANN401 - any value of a data file
+    """A finite number, or that of its text.
+
+    Raises:
+        BadValueError: it is not a number.
+    """
     try:
         number = float(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise BadValueError("it is not a number")
-    if abs(number) > _LARGEST_NUMBER:
-        advice = "scale the column, for instance to thousands, at every site by the same factor"
-        raise BadValueError(f"it is above {_LARGEST_NUMBER:g} or below −{_LARGEST_NUMBER:g}, and the loss is its square: {advice}")
-    return repr(number)
+    return number
 
 
 _CHAT_READERS: Final[dict[str, ValueReader]] = {"Messages": read_messages, "ShareGPT": read_share_gpt}
