@@ -34,6 +34,7 @@ from fedpipe_operator.errors import FedPipeError, TransientError
 from fedpipe_operator.handlers import probes
 from fedpipe_operator.handlers.controller import Controller
 from fedpipe_operator.handlers.watch_requests import WatchRequests, watched_paths
+from fedpipe_operator.memory_budget import MemoryBudget
 from fedpipe_operator.metrics.listener import Listener
 from fedpipe_operator.metrics.server import serve
 from fedpipe_operator.names import operator_class_selector
@@ -66,7 +67,8 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     metrics = Listener(clock)
     api = in_cluster(leadership.acting, metrics)
     status_writer = ClusterStatusWriter(api, clock)
-    cluster = Cluster(api, settings, Expectations(time.monotonic), Workers(clock), clock)
+    workers = Workers(clock, memory_bytes=replica.memory_bytes // 2)
+    cluster = Cluster(api, settings, Expectations(time.monotonic), workers, clock, MemoryBudget(replica.memory_bytes // 2))
     api_servers = api_server_addresses(os.environ, addresses_of)
     identity = Identity(settings.store_identity, settings.default_store, Guard(api_servers))
     stores = StoreConnections(api, settings.store_policy, api_servers, observer=metrics, identity=identity)

@@ -106,6 +106,8 @@ class Replica:
     """The Lease's name: the release's."""
     namespace: str
     """The Lease's, and the release's."""
+    memory_bytes: int = 2 * 2**30
+    """What its container may use; by default as in the chart."""
 
 
 def read_replica(environ: Mapping[str, str]) -> Replica:
@@ -114,6 +116,7 @@ def read_replica(environ: Mapping[str, str]) -> Replica:
         pod=environ.get("FEDPIPE_POD_NAME") or platform.node(),
         lease=environ.get("FEDPIPE_LEASE_NAME") or "fedpipe",
         namespace=environ.get("FEDPIPE_POD_NAMESPACE") or "default",
+        memory_bytes=_read(environ, "MEMORY_BYTES", _bytes, Replica.memory_bytes),
     )
 
 

@@ -4,6 +4,7 @@ What takes seconds of processor time would hold up the reconciles of all runs. R
 """
 
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedpipe_operator.aggregation import CannotAggregateError
 from fedpipe_operator.aggregation.malloc import tune_malloc_for_aggregation
 from fedpipe_operator.aggregation.worker import AggregationTask, aggregate
-from fedpipe_operator.errors import FedPipeError, TransientError
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.reconcile.planning import PlanningTask, plan_round_of
 from fedpipe_operator.store.address import credentials_for, open_store
 from fedpipe_trainer.contract import ExitCode
@@ -48,8 +49,17 @@ def _exit_on_error() -> Iterator[None]:
         yield
     except TransientError as error:
         _fail(ExitCode.TRANSFER_FAILED, error)
+    except MemoryError:
+        _fail(ExitCode.OUT_OF_MEMORY, _too_much_memory())
     except (FedPipeError, CannotAggregateError, ValidationError) as error:
         _fail(ExitCode.BAD_TASK, error)
+
+
+def _too_much_memory() -> UserError:
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    most = f"more than the {limit >> 20} MiB" if limit != resource.RLIM_INFINITY else "more memory than there is"
+    advice = "give the operator more (resources.limits.memory), or have a Job aggregate (aggregationJobThreshold)"
+    return UserError("OutOfMemory", f"this took {most} that a process of the operator may take: {advice}")
 
 
 def _fail(code: ExitCode, error: Exception) -> None:

@@ -420,6 +420,37 @@ def test_a_store_that_cannot_be_used_blocks_the_run_and_is_reported_once(tmp_pat
     assert world.conditions()["Complete"] == "RoundsCompleted"
 
 
+def test_a_run_whose_objects_take_too_much_memory_waits_until_there_is_room_and_leaves_none_when_it_ends(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    memory = world.runs.cluster.memory
+    memory.total = 10_000
+    world.reconcile()
+    for job in world.active_jobs():
+        world.work(job)
+    for _ in range(3):
+        with pytest.raises(TransientError, match="RecordsTooLarge"):
+            world.reconcile()
+    assert world.condition("Progressing")["reason"] == "RecordsTooLarge"
+    assert memory.held("default") == 0
+
+    memory.total = 2**30
+    world.settle()
+    assert world.conditions()["Complete"] == "RoundsCompleted"
+    world.reconcile()
+    assert memory.held("default") == 0
+
+
+def test_a_run_that_is_deleted_leaves_the_operators_memory(tmp_path: Path) -> None:
+    world = KubeWorld(tmp_path)
+    memory = world.runs.cluster.memory
+    world.work_until("train-r1")
+    assert memory.held("default") > 0
+
+    world.runs.forget(world.body())
+
+    assert memory.held("default") == 0
+
+
 def test_a_run_that_is_blocked_at_its_first_reconcile_says_that_its_spec_is_valid(tmp_path: Path) -> None:
     world = KubeWorld(tmp_path)
     world.stores.trouble = UserError("StoreFull", "bucket fedpipe: no space left; free space")

@@ -122,6 +122,33 @@ def test_a_namespace_that_is_not_alone_has_one_process_of_two(slow: Bench) -> No
     assert [slow.workers.statuses(f"tarpit-{number}")[JOB.name].state for number in (1, 2)] == [JobState.PENDING] * 2
 
 
+def test_slow_processes_of_many_namespaces_make_room_after_ten_minutes_for_one_that_has_none(slow: Bench) -> None:
+    for number in range(6):
+        slow.workers.start(f"tarpit-{number}", f"uid-of-{number}", JOB, "{}", environment={}, seconds=6000)
+        slow.until_running(f"uid-of-{number}")
+        slow.now += 31.0
+    slow.start()
+    assert slow.workers.statuses("uid-1")[JOB.name].state is JobState.PENDING
+
+    slow.now = 7.0 + 600.0
+    slow.start()  # as the next reconcile does
+
+    slow.until_running()
+    ended = slow.workers.statuses("uid-of-0")[JOB.name]
+    assert (ended.state, ended.reason) == (JobState.FAILED, "Killed")
+    assert ended.message.startswith("it had taken more than 10 minutes when another namespace waited, and all 6 places were taken")
+    assert slow.workers.statuses("uid-of-1")[JOB.name].state is JobState.RUNNING
+
+
+def test_a_process_cannot_take_all_of_the_operators_memory() -> None:
+    line = "import sys\ntry: bytes(2**29)\nexcept MemoryError: sys.exit('no memory')"
+    bench = Bench(line)
+    bench.workers.memory_bytes = 2**28
+    bench.start()
+
+    assert bench.result().message == "no memory"
+
+
 def test_a_process_that_is_discarded_makes_room_for_the_next(slow: Bench) -> None:
     for uid in ("first", "second", "uid-1"):
         slow.workers.start("wards", uid, JOB, "{}", environment={}, seconds=60)

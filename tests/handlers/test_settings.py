@@ -171,6 +171,7 @@ def test_a_missing_image_is_reported_with_its_variable() -> None:
 
 def test_a_replica_is_its_pod_and_outside_of_a_pod_its_machine() -> None:
     environ = {"FEDPIPE_POD_NAME": "fedpipe-1", "FEDPIPE_POD_NAMESPACE": "platform", "FEDPIPE_LEASE_NAME": "ours"}
+    environ["FEDPIPE_MEMORY_BYTES"] = "1073741824"
 
-    assert read_replica(environ) == Replica(pod="fedpipe-1", lease="ours", namespace="platform")
-    assert read_replica({}) == Replica(pod=platform.node(), lease="fedpipe", namespace="default")
+    assert read_replica(environ) == Replica(pod="fedpipe-1", lease="ours", namespace="platform", memory_bytes=2**30)
+    assert read_replica({}) == Replica(pod=platform.node(), lease="fedpipe", namespace="default", memory_bytes=2 * 2**30)

@@ -11,8 +11,11 @@ from stand_in_runs import World, a_run
 from trainer_results import a_profile, an_update, good_trainer, path_of
 
 from fedpipe_operator import names
+from fedpipe_operator.admission import RefusalReason
 from fedpipe_operator.backend import Job, JobState, JobStatus, TaskKind
 from fedpipe_operator.errors import UserError
+from fedpipe_operator.memory_budget import Holding, MemoryBudget
+from fedpipe_operator.reconcile import observe as observations
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.rounds import Observed, Run, job_of
 from fedpipe_operator.rounds.observed import EvaluationSummary, summarize_commit
@@ -417,6 +420,55 @@ def test_an_interrupted_trainers_result_is_not_final_while_its_job_is_active(sto
 
     assert (before.reported, after.reported) == (frozenset(), {job.name})
     assert after.updates["site-a"][0].outcome is Outcome.COMPLETED
+
+
+def test_what_one_site_sends_has_a_bound_of_its_own_which_costs_no_other(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observations, "SITE_BYTES", 0)  # twice the largest profile remains
+    for attempt in range(3):
+        result = a_profile_of("site-a", attempt).to_json() + " " * 900_000
+        store.write(names.profile_result("site-a", attempt), result.encode())
+    put(store, names.profile_result("site-b", 0), a_profile_of("site-b", 0))
+    cache = ObjectCache()
+
+    observed = context(store, cache=cache)
+
+    assert {site: sorted(attempts) for site, attempts in observed.profiles.items()} == {"site-a": [0, 1], "site-b": [0], "site-c": []}
+    assert observed.refused[names.profile_result("site-a", 2)].reason is RefusalReason.TOO_LARGE
+    assert context(store, cache=cache).refused == observed.refused
+
+
+def test_a_run_whose_objects_do_not_fit_says_so_and_leaves_the_memory_to_others(store: DirectoryStore) -> None:
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    budget = MemoryBudget(40_000)
+    cache = ObjectCache(holding=Holding(budget, "default"))
+    others = Holding(budget, "others")
+    others.hold("plan", 15_000)
+
+    with pytest.raises(UserError, match=r"take .* KiB of the operator's memory, and its share is 12.2 KiB") as raised:
+        context(store, cache=cache)
+
+    assert raised.value.reason == "RecordsTooLarge"
+    assert (cache.objects, budget.held("default")) == ({}, 0)
+    others.close()
+    assert context(store, cache=cache).plan is not None
+    assert 0 < budget.held("default") <= 20_000
+
+
+def test_rounds_that_are_over_take_what_their_summaries_take(store: DirectoryStore) -> None:
+    budget = MemoryBudget(2**30)
+    cache = ObjectCache(holding=Holding(budget, "default"))
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    commit = a_commit(1).model_copy(update={"learned": {f"weight.{number}": 0.5 for number in range(10_000)}})
+    put(store, names.round_commit(1), commit)
+    put(store, names.round_evaluation(1), evaluated(1))
+
+    context(store, cache=cache)  # reads what round 1 changed, for the plan of round 2
+    put_plan(store, 2)
+    context(store, cache=cache)
+
+    assert budget.held("default") < 50_000
 
 
 def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fedpipe_operator.cluster.pod_diagnostics import UNSCHEDULABLE, PodDiagnosti
 from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import TransientError, UserError
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
+from fedpipe_operator.memory_budget import MemoryBudget
 from fedpipe_operator.reconcile.placement import site_of
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.settings import Settings
@@ -58,6 +59,8 @@ class Cluster:
     expectations: Expectations
     workers: Workers
     clock: Callable[[], float]
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    """For what is read from the runs' stores."""
     slot_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a site's free job slots are counted and one is taken."""
 

@@ -5,7 +5,7 @@ Everything a reconcile needs is in its view, its store and the API; what is kept
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fedpipe_operator import logs, tracing
@@ -33,6 +33,7 @@ from fedpipe_operator.errors import OPERATOR_FAULT, FedPipeError, TransientError
 from fedpipe_operator.manifests import labels_of
 from fedpipe_operator.manifests.metadata import round_labels
 from fedpipe_operator.manifests.model_folders import require_folder_of_the_image
+from fedpipe_operator.memory_budget import Holding
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.reconcile.observe import ObjectCache
 from fedpipe_operator.reconcile.placement import in_pods
@@ -90,7 +91,7 @@ class _RunState:
     """What saves requests between two reconciles of one run."""
 
     diagnostics: PodDiagnostics
-    cache: ObjectCache = field(default_factory=ObjectCache)
+    cache: ObjectCache
     progress: ProgressReader = field(default_factory=ProgressReader)
     refused: dict[str, RefusedJob] = field(default_factory=dict)
     log: RunLog = field(default_factory=RunLog)
@@ -151,11 +152,21 @@ class RunReconciler:
             return None
         sites = sorted((site for site in view.sites if matches(resource, site)), key=lambda site: site.name)
         run = Run(resource, tuple(sites), private_claims=view.private_claims, stored_at=stored_at(resource))
-        state = self._states.setdefault(resource.metadata.uid, _RunState(PodDiagnostics(self.cluster.api)))
+        state = self._state_of(run)
         sync_finalizer(body, resource, self.cluster.api)
         if is_over(resource):
             return self._clean_up(run, view, state)
         return self._reconcile_or_report(run, view, state, failures)
+
+    def _state_of(self, run: Run) -> _RunState:
+        uid = run.resource.metadata.uid
+        if uid not in self._states:
+            self._states[uid] = _RunState(PodDiagnostics(self.cluster.api), ObjectCache(holding=self._holding(run)))
+        return self._states[uid]
+
+    def _holding(self, run: Run) -> Holding:
+        """What the run has in the operator's memory, which is its namespace's."""
+        return Holding(self.cluster.memory, run.resource.metadata.namespace)
 
     def is_changed_by_others(self, body: Body) -> bool:
         """Whether somebody else than the operator changed the object."""
@@ -164,7 +175,8 @@ class RunReconciler:
     def forget(self, body: Body) -> None:
         """The object is gone."""
         meta = body["metadata"]
-        self._states.pop(meta["uid"], None)
+        if (state := self._states.pop(meta["uid"], None)) is not None:
+            state.cache.holding.close()
         self.stores.forget(meta["uid"])
         self.cluster.workers.discard(meta["uid"])
         self.trackers.forget(meta["uid"])
@@ -230,7 +242,8 @@ class RunReconciler:
             self.cluster.workers.discard(meta.uid)
             self.cluster.api.delete_all(SECRETS, meta.namespace, labels_of(run))
             self.stores.forget(meta.uid)
-            state.cache, state.diagnostics, state.is_cleaned_up = ObjectCache(), PodDiagnostics(self.cluster.api), True
+            state.cache.clear()
+            state.diagnostics, state.is_cleaned_up = PodDiagnostics(self.cluster.api), True
             self.on_reconciled(run, Observed())
             self.observer.run_ended(run)
         found = self._tracked(run)
@@ -252,7 +265,7 @@ class RunReconciler:
 
     def _tracked(self, run: Run) -> Tracked:
         """What is known of the run's trackers, which are written by threads of their own."""
-        return self.trackers.sync(run, lambda: self.stores.tracking(run))
+        return self.trackers.sync(run, lambda: replace(self.stores.tracking(run), holding=self._holding(run)))
 
     def _delete_after_ttl(self, run: Run, now: float, *, is_tracked: bool) -> float | None:
         """When the object of a run that is over is to be deleted; None once that is done, or if it stays.

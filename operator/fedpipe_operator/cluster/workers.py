@@ -1,6 +1,7 @@
 """The operator's own work (planning, aggregation) in processes of its pod: no reconcile waits for one, and none outlives the operator."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ _HELD_SECONDS: Final = 30.0
 """After which a process, whose store may be slow, no longer delays those of other namespaces."""
 _MAX_PROCESSES: Final = 6
 """Of which each has a few hundred MiB."""
+_SURE_SECONDS: Final = 600.0
+"""A process has its place so long, however many wait. What takes longer is work for a Job."""
 _COMMAND: Final = (sys.executable, "-m", "fedpipe_operator.worker")
 _STOPPED: Final = -9
 _MESSAGE_MAX: Final = 1000
@@ -30,6 +33,10 @@ _NICENESS: Final = 10
 """Reconciles have priority over this work, which takes seconds anyway."""
 _LONGEST: Final = 86400.0
 """Seconds that a process may take, whatever the run's deadline: a wait for 25 days or more raises, and would leave it without one."""
+_EVICTED: Final = (
+    f"it had taken more than {_SURE_SECONDS / 60:.0f} minutes when another namespace waited, and all {_MAX_PROCESSES} places were taken:"
+    " see whether the store is slow; a Job takes what time it needs (aggregationJobThreshold)"
+)
 _FAILED: Final = {TaskKind.PLAN: Reason.PLANNING_FAILED, TaskKind.AGGREGATE: Reason.AGGREGATION_FAILED}
 
 
@@ -59,6 +66,8 @@ class Workers:
 
     clock: Callable[[], float]
     command: tuple[str, ...] = _COMMAND
+    memory_bytes: int = resource.RLIM_INFINITY
+    """What each process may allocate: the kernel would end the whole container at its limit, and all runs' reconciles with it."""
     on_end: Callable[[str], None] = lambda _uid: None
     """Called with the uid of the run whose process ended."""
     _statuses: dict[tuple[str, str], JobStatus] = field(default_factory=dict)
@@ -67,6 +76,8 @@ class Workers:
     _running: dict[tuple[str, str], _Place] = field(default_factory=dict)
     _last_turns: dict[Hashable, float] = field(default_factory=dict)
     """By namespace."""
+    _evicted: set[tuple[str, str]] = field(default_factory=set)
+    """Those that were ended for others."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MAX_PROCESSES, "worker"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -121,6 +132,17 @@ class Workers:
             self._running[one.key] = replace(place, since=now)
             self._last_turns[place.namespace] = now
             self._pool.submit(self._run, one.key, place.launch)
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """End the process that began first, if its time is over, no place is left, and a namespace that has none waits for one."""
+        served = {place.namespace for place in self._running.values()}
+        if len(self._running) < _MAX_PROCESSES or all(place.namespace in served for place in self._waiting.values()):
+            return
+        key, place = min(self._running.items(), key=lambda item: item[1].since)
+        if now - place.since >= _SURE_SECONDS and key in self._processes:
+            self._evicted.add(key)
+            self._processes[key].kill()
 
     def _run(self, key: tuple[str, str], launch: _Launch) -> None:
         try:
@@ -138,7 +160,8 @@ class Workers:
             path.write_text(launch.task_json, encoding="utf-8")
             started = self._spawn(key, path, launch)
             if started is not None:
-                self._end(key, *_result(started, launch.seconds))
+                status, message = _result(started, launch.seconds)
+                self._end(key, status, _EVICTED if key in self._evicted else message)
 
     def _spawn(self, key: tuple[str, str], path: Path, launch: _Launch) -> "subprocess.Popen[str] | None":
         """The process, or None if the job was discarded."""
@@ -154,6 +177,8 @@ class Workers:
                 text=True,
             )
             self._processes[key] = process
+            with suppress(OSError):  # it may have ended already
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (self.memory_bytes, self.memory_bytes))
             with suppress(OSError):  # where that is forbidden, it runs at normal priority
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             self._statuses[key] = replace(self._statuses[key], state=JobState.RUNNING, message="")
@@ -162,6 +187,7 @@ class Workers:
     def _end(self, key: tuple[str, str], status: int, message: str) -> None:
         with self._lock:
             self._processes.pop(key, None)
+            self._evicted.discard(key)
             if key not in self._statuses:
                 return
             state = JobState.FAILED if status else JobState.SUCCEEDED

@@ -11,9 +11,11 @@ from functools import partial
 from typing import TypeVar, cast
 
 from fedpipe_operator import names
-from fedpipe_operator.admission import Refused
+from fedpipe_operator.admission import RefusalReason, Refused
 from fedpipe_operator.api import primary_metric
 from fedpipe_operator.backend import ACTIVE_STATES, JobStatus, TaskKind
+from fedpipe_operator.errors import UserError
+from fedpipe_operator.memory_budget import SITE_BYTES, Holding, bytes_in_memory, bytes_of
 from fedpipe_operator.rounds import Observed, Run, exported_round, job_of
 from fedpipe_operator.rounds.admitting import Admissible, Admission, Admit
 from fedpipe_operator.rounds.kinds import KINDS
@@ -42,6 +44,8 @@ class ObjectCache:
 
     objects: dict[str, object] = field(default_factory=dict)
     """Values, or their summaries."""
+    holding: Holding = field(default_factory=Holding)
+    """What they take of the operator's memory."""
     is_warm: bool = False
     """Whether an observation was completed."""
     _used: set[str] = field(default_factory=set)
@@ -59,19 +63,46 @@ class ObjectCache:
         data = store.read(key)
         if data is None:
             return None
+        self._hold(key, bytes_in_memory(data))
         value = self.objects[key] = decode_object(data, kind)
         return value
 
-    def admit(self, store: Store, key: str, admit: Admit[Admitted]) -> Admitted | Refused | None:
+    def read_once(self, store: Store, key: str, kind: type[WireT]) -> WireT | None:
+        """An object of the operator from the store, which is not kept; it counts until the end of the next observation.
+
+        Raises:
+            UserError: as `store.objects.read_object` does; or it does not fit.
+        """
+        return read_object(store, key, kind, lambda data: self._hold(f"{key}, once", bytes_in_memory(data)))
+
+    def admit(self, store: Store, key: str, admit: Admit[Admitted], site: str) -> Admitted | Refused | None:
         """What a site wrote under this key, admitted or refused; None if there is nothing. What was seen once stays."""
         self._used.add(key)
         known = self.objects.get(key)
         if known is None:
             data = store.read_start(key, admit.at_most)
-            known = None if data is None else admit.result(data)
+            known = None if data is None else self._admit(key, data, admit, site)
             if known is not None and not is_interrupted(known):
                 self.objects[key] = known
         return cast("Admitted | Refused | None", known)
+
+    def _admit(self, key: str, data: bytes, admit: Admit[Admitted], site: str) -> Admitted | Refused:
+        """What a site wrote, if it fits beside what the site wrote before."""
+        size, most = bytes_in_memory(data), SITE_BYTES + 2 * admit.at_most
+        held = self.holding.of_site(site)
+        if held + size > most:
+            found = f"what site {site} sent takes {held + size} bytes of the operator's memory together, expected at most {most}"
+            return Refused(RefusalReason.TOO_LARGE, found)
+        self._hold(key, size, site)
+        return admit.result(data)
+
+    def _hold(self, key: str, size: int, site: str = "") -> None:
+        """Hold so much for an object. A run that cannot leaves what it has to the others of its namespace."""
+        try:
+            self.holding.hold(key, size, site)
+        except UserError:
+            self.clear()
+            raise
 
     def read_summary(self, store: Store, key: str, kind: type[WireT], summarize: Callable[[WireT], Summary]) -> Summary | None:
         """The summary of this key's object, which replaces the object in the cache; None if there is none. Raises ValueError likewise."""
@@ -81,8 +112,14 @@ class ObjectCache:
             if value is None:
                 return None
             self.objects[key] = known = summarize(value)
+            self._hold(key, bytes_of(known))
         self._used.add(key)
         return cast("Summary", known)
+
+    def clear(self) -> None:
+        """Forget everything: the next observation reads it again."""
+        self.objects, self.is_warm = {}, False
+        self.holding.keep(())
 
     def listing(self, store: Store, folder: str) -> Sequence[str]:
         """The keys in a folder, listed once per observation."""
@@ -106,6 +143,7 @@ class ObjectCache:
     def end(self) -> None:
         """Drop what this observation did not use, so that a long run keeps no more than an observation needs."""
         self.objects = {key: value for key, value in self.objects.items() if key in self._used}
+        self.holding.keep(self.objects)
         self._used, self._listed, self.is_warm = set(), {}, True
 
 
@@ -141,7 +179,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         out_of_reach=reader.by_round(names.out_of_reach, OutOfReach, _whole, [round_]).get(round_),
         expired_profiles=reader.by_round(names.expired_profiles, ExpiredProfiles, _whole, [round_]).get(round_),
         commits=reader.by_round(names.round_commit, RoundCommit, summarize_commit, rounds),
-        learned=_learned(store, round_ - 1) if needs_profiles and round_ > 1 else {},
+        learned=_learned(reader, round_ - 1) if needs_profiles and round_ > 1 else {},
         evaluations=evaluations,
         updates=reader.by_site(partial(names.update_result, round_), partial(admission.of_update, round_), sites, refused),
         verdicts=reader.verdicts(partial(names.update_verdict, round_), sites),
@@ -209,9 +247,9 @@ def _plans(reader: "_StoreReader", rounds: Sequence[int]) -> tuple[RoundPlan | N
     return (None, summaries) if plan is None else (plan, summaries | {newest: summarize_plan(plan)})
 
 
-def _learned(store: Store, round_: int) -> dict[str, float]:
+def _learned(reader: "_StoreReader", round_: int) -> dict[str, float]:
     """What a committed round changed, by weight. It is not cached: of each run it would be the largest part, and is read once a round."""
-    commit = read_object(store, names.round_commit(round_), RoundCommit)
+    commit = reader.cache.read_once(reader.store, names.round_commit(round_), RoundCommit)
     return dict(commit.learned) if commit else {}
 
 
@@ -283,15 +321,15 @@ class _StoreReader:
         refused: dict[str, Refused],
     ) -> dict[str, dict[int, Admitted]]:
         """Results by site and attempt; what is refused is added to `refused`. A site that no longer exists may have left results."""
-        return {site: self.attempts(partial(key_of, site), partial(admission, site), refused) for site in sorted(sites)}
+        return {site: self.attempts(partial(key_of, site), partial(admission, site), refused, site) for site in sorted(sites)}
 
     def attempts(
-        self, key_of: Callable[[int], str], admission: Callable[[int], Admit[Admitted]], refused: dict[str, Refused]
+        self, key_of: Callable[[int], str], admission: Callable[[int], Admit[Admitted]], refused: dict[str, Refused], site: str = ""
     ) -> dict[int, Admitted]:
         """Results by attempt. An attempt that was killed left nothing, so there may be gaps."""
         found: dict[int, Admitted] = {}
         for attempt in self.listing.attempts(key_of):
-            value = self.cache.admit(self.store, key_of(attempt), admission(attempt))
+            value = self.cache.admit(self.store, key_of(attempt), admission(attempt), site)
             if isinstance(value, Refused):
                 refused[key_of(attempt)] = value
             elif value is not None:
@@ -316,7 +354,7 @@ class _StoreReader:
             return self.store.size(key) is not None
         if status.job.kind.is_operators or key not in self.listing.keys:
             return key in self.listing.keys
-        return not is_interrupted(self.cache.admit(self.store, key, admission.of_job(status.job)))
+        return not is_interrupted(self.cache.admit(self.store, key, admission.of_job(status.job), status.job.site))
 
     def _is_absent(self, key: str) -> bool:
         """Whether the key's folder was listed without it."""

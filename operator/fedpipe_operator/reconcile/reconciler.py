@@ -43,7 +43,6 @@ from fedpipe_operator.rounds.policies import with_planned_rule
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
 from fedpipe_operator.store.address import StoreAddress
-from fedpipe_operator.store.objects import read_object
 from fedpipe_trainer.contract import Artifact, Wire
 
 
@@ -172,7 +171,7 @@ class Reconciler:
     def _with_estimates(self, evaluation: RoundEvaluation, observed: Observed) -> RoundEvaluation:
         """The evaluation with what each site's update did to the loss, which takes the whole evaluation before it."""
         commit = observed.commits.get(evaluation.round)
-        before = read_object(self.store, names.round_evaluation(evaluation.round - 1), RoundEvaluation) if commit else None
+        before = self.cache.read_once(self.store, names.round_evaluation(evaluation.round - 1), RoundEvaluation) if commit else None
         if commit is None or before is None:
             return evaluation
         return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})

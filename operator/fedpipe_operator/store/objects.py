@@ -3,6 +3,7 @@
 A trainer's object may be damaged or of another version; the message of the error is written for the user.
 """
 
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -38,13 +39,21 @@ def decode_object(data: bytes, kind: type[ModelT]) -> ModelT:
         raise ValueError(f"not a valid {kind.__name__}: {where + ': ' if where else ''}{first['msg']}") from error
 
 
-def read_object(store: Store, key: str, kind: type[WireT]) -> WireT | None:
+def read_object(store: Store, key: str, kind: type[WireT], check: Callable[[bytes], None] = lambda _data: None) -> WireT | None:
     """The object with this key, or None if there is none.
+
+    Args:
+        store: of the run.
+        key: relative to the run.
+        kind: of the object.
+        check: called with its bytes before they are parsed; what it raises is raised.
 
     Raises:
         UserError: `ObjectUnreadable`, it is damaged or of another version; or an error of the store.
     """
     data = store.read(key)
+    if data is not None:
+        check(data)
     try:
         return None if data is None else decode_object(data, kind)
     except ValueError as error:

@@ -7,11 +7,12 @@ from typing import Final
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import Refused
+from fedpipe_operator.memory_budget import Holding, bytes_in_memory, bytes_of
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.rounds.admitting import Admission
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store import Store
-from fedpipe_operator.store.objects import read_object
+from fedpipe_operator.store.objects import WireT, read_object
 from fedpipe_operator.tracking.content import RoundEntry, RoundRecords, entry_of, shown_plan
 
 _MOST_RESULTS: Final = 100
@@ -25,6 +26,8 @@ class FinishedRounds:
 
     run: Run
     store: Store
+    holding: Holding = field(default_factory=Holding)
+    """What they take of the operator's memory."""
     _entries: dict[int, RoundEntry] = field(default_factory=dict)
 
     @cached_property
@@ -40,7 +43,7 @@ class FinishedRounds:
 
     def plan(self, round_: int) -> RoundPlan | None:
         """A round's plan. Raises likewise."""
-        return read_object(self.store, names.round_plan(round_), RoundPlan)
+        return self._read(names.round_plan(round_), RoundPlan)
 
     def plan_shown(self, entry: RoundEntry) -> bytes:
         """The plan of a finished round, for the sites that its figures are of. Raises likewise."""
@@ -54,15 +57,20 @@ class FinishedRounds:
 
     def _entry(self, round_: int) -> RoundEntry | None:
         if round_ not in self._entries and (records := self._records(round_)) is not None:
-            self._entries[round_] = entry_of(records)
+            entry = self._entries[round_] = entry_of(records)
+            self.holding.hold(f"round {round_}", bytes_of(entry))
         return self._entries.get(round_)
+
+    def _read(self, key: str, kind: type[WireT]) -> WireT | None:
+        """An object, which takes memory until the next of its kind is read."""
+        return read_object(self.store, key, kind, lambda data: self.holding.hold(kind.__name__, bytes_in_memory(data)))
 
     def _records(self, round_: int) -> RoundRecords | None:
         """None: the round is not finished yet."""
-        evaluation = read_object(self.store, names.round_evaluation(round_), RoundEvaluation)
+        evaluation = self._read(names.round_evaluation(round_), RoundEvaluation)
         if evaluation is None or round_ == 0:
             return None if evaluation is None else RoundRecords(evaluation)
-        commit, plan = read_object(self.store, names.round_commit(round_), RoundCommit), self.plan(round_)
+        commit, plan = self._read(names.round_commit(round_), RoundCommit), self.plan(round_)
         if commit is None:
             return None
         return RoundRecords(evaluation, plan, commit, self._train_losses(commit, plan))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedpipe_operator.errors import FedPipeError
+from fedpipe_operator.memory_budget import Holding
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Guard, Store
 from fedpipe_operator.store.connections import deadline
@@ -31,6 +32,8 @@ class Work:
     guard: Guard | None = None
     """Which addresses a tracker may have; None: any, as on one machine."""
     login: Login = field(default_factory=Login)
+    holding: Holding = field(default_factory=Holding)
+    """What the run's rounds take of the operator's memory while they are written."""
 
 
 def write_trackers(work: Work) -> str:
@@ -39,15 +42,18 @@ def write_trackers(work: Work) -> str:
     Raises:
         FedPipeError: of the first tracker that could not be written; the others are.
     """
-    rounds = FinishedRounds(work.run, work.store)
+    rounds = FinishedRounds(work.run, work.store, work.holding)
     tracking = work.run.spec.tracking
     chosen: list[Callable[[], str]] = []
     if tracking.tensorboard:
         chosen.append(lambda: _event_files(rounds, work))
     if tracking.mlflow is not None:
         chosen.append(lambda: _mlflow(rounds, work))
-    with deadline(SECONDS):
-        return "; ".join(filter(None, _all_of(chosen)))
+    try:
+        with deadline(SECONDS):
+            return "; ".join(filter(None, _all_of(chosen)))
+    finally:
+        work.holding.keep(())
 
 
 def _all_of(writers: list[Callable[[], str]]) -> list[str]:
