@@ -1,11 +1,11 @@
 """What malicious sites do to a federation under each rule, ours and Flower's: many short runs on a stand-in for a language model.
 
-    python benchmarks/robustness [--malicious 0 1 2 4] [--attacks scaling …] [--rules Mean …] [--rounds 6] [--seeds 1]
+    python benchmarks/robustness [--malicious 0 1 2 4] [--attacks scaling …] [--rules Mean …] [--rounds 6] [--seeds 1] [--unequal]
 
 The stand-in is that of `benchmarks/normalization.py`: MiniLM's frozen features of 20 Newsgroups, two frozen layers with LoRA of rank 8, a
 trained head. Ten sites, classes by Dirichlet 0.5, steps from 40 to 5. Ours go through the operator's whole aggregation, gate included, with
-a global rank of 32; Flower's average A and B apart, with all sites' ranks equal, which its rules need. Each run is stored in
-results.json; what is there is not run again. Prints the tables of the README.
+a global rank of 32; Flower's average A and B apart, with all sites' ranks equal, which its rules need. With --unequal, ours have ranks from
+8 to 2. Each run is stored in results.json; what is there is not run again. Prints the tables of the README.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--unequal", action="store_true", help="ours only, with ranks that differ between the sites")
     parser.add_argument("--table", action="store_true", help="print the tables of what is stored, and run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,14 +64,23 @@ def _run_missing(arguments: argparse.Namespace, stored: dict[str, Any]) -> None:
 
 def _cases(arguments: argparse.Namespace, seed: int) -> list[Case]:
     return [
-        Case(rule, attack if malicious else "none", malicious, arguments.rounds, seed)
+        Case(rule, attack if malicious else "none", malicious, arguments.rounds, seed, arguments.unequal)
         for malicious in arguments.malicious
         for attack in (arguments.attacks if malicious else ["none"])
         for rule in arguments.rules
+        if rule in OURS or not arguments.unequal
     ]
 
 
 def _tables(stored: dict[str, Any]) -> str:
+    """Those of equal ranks, then those of unequal ones."""
+    equal = {key: one for key, one in stored.items() if not key.endswith("|unequal")}
+    unequal = {key: one for key, one in stored.items() if key.endswith("|unequal")}
+    titled = [("Equal ranks", equal), ("Ranks from 8 to 2", unequal)]
+    return "\n\n".join(f"### {title}\n\n{_of_ranks(results)}" for title, results in titled if results)
+
+
+def _of_ranks(stored: dict[str, Any]) -> str:
     """For each number of malicious sites: the final accuracies by rule and attack. Last: the harm to honest sites in all runs."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for key, result in stored.items():

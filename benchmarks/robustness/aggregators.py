@@ -50,17 +50,18 @@ class Ours:
     weights: Mapping[str, tuple[int, int]]
     samples: Mapping[str, int]
     steps: Mapping[str, int]
-    rank: int
+    ranks: Mapping[str, int]
+    """By site: of each weight."""
     harm: Harm = field(default_factory=Harm)
     _adapter: bytes | None = None
     _round: int = 0
 
     def plan(self) -> RoundPlan:
-        """The same for every site but for the steps."""
+        """The same for every site but for steps and rank."""
         self._round += 1
         forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
         plans = {
-            site: Plan(bits=32, batch_size=16, steps=steps, ranks=dict.fromkeys(self.weights, self.rank), forecast=forecast)
+            site: Plan(bits=32, batch_size=16, steps=steps, ranks=dict.fromkeys(self.weights, self.ranks[site]), forecast=forecast)
             for site, steps in self.steps.items()
         }
         return RoundPlan(

@@ -14,8 +14,13 @@ from scipy.linalg import svd  # type: ignore[import-untyped]
 from task import load_task, partition
 from torch.nn import functional
 
+from fedpipe_trainer.contract import Plan, Scaling
+from fedpipe_trainer.contract.plan import scale_of
+
 SITES: Final = tuple(f"site-{index}" for index in range(10))
 STEPS: Final = (40, 40, 30, 20, 20, 20, 10, 10, 5, 5)
+UNEQUAL: Final = (8, 8, 8, 4, 8, 4, 4, 2, 2, 2)
+"""Ranks of the sites where they differ: the fewer steps, the lower."""
 BAD: Final = (3, 6, 0, 8)
 """Which sites are malicious, in this order: of middling, few and many steps."""
 MOST: Final = 3
@@ -32,6 +37,13 @@ class State(NamedTuple):
     frozen: list[torch.Tensor]
     """What it keeps frozen beside them in each layer, scale included: the global components beyond rank 8. Flower has none."""
 
+    def of_rank(self, rank: int) -> "State":
+        """As a site of this rank gets it."""
+        pairs = [(self.start[2 * layer], self.start[2 * layer + 1]) for layer in range(LAYERS)]
+        factors = [array for a, b in pairs for array in (a[:rank], b[:, :rank])]
+        beyond = [torch.tensor(SCALE * b[:, rank:] @ a[rank:]) for a, b in pairs]
+        return State(factors + self.start[2 * LAYERS :], [one + more for one, more in zip(self.frozen, beyond, strict=True)])
+
 
 Combine = Callable[[State, Mapping[str, Arrays], Sequence[str]], State]
 
@@ -45,11 +57,19 @@ class Case:
     malicious: int
     rounds: int
     seed: int
+    is_unequal: bool = False
+    """Whether the sites' ranks differ."""
 
     @property
     def key(self) -> str:
         """What it is stored under."""
-        return "|".join(map(str, (self.rule, self.attack, self.malicious, self.rounds, self.seed)))
+        words = (self.rule, self.attack, self.malicious, self.rounds, self.seed, *(["unequal"] if self.is_unequal else []))
+        return "|".join(map(str, words))
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """By site."""
+        return dict(zip(SITES, UNEQUAL if self.is_unequal else [RANK] * len(SITES), strict=True))
 
 
 class Federation:
@@ -79,11 +99,13 @@ class Federation:
         if case.rule.startswith("Flower "):
             rule, samples = case.rule.removeprefix("Flower "), list(self.samples.values())
             return lambda state, sent, _: State(flower(rule, list(sent.values()), samples, malicious), state.frozen), None
-        ours = Ours(replace(OURS[case.rule], malicious_sites=malicious), WEIGHTS, self.samples, dict(zip(SITES, STEPS, strict=True)), RANK)
+        steps = dict(zip(SITES, STEPS, strict=True))
+        ours = Ours(replace(OURS[case.rule], malicious_sites=malicious), WEIGHTS, self.samples, steps, case.ranks)
         keys = keys_of(list(WEIGHTS))
 
         def combine(_: State, sent: Mapping[str, Arrays], honest: Sequence[str]) -> State:
-            return _state(ours({site: dict(zip(keys, arrays, strict=True)) for site, arrays in sent.items()}, honest), keys)
+            updates = {site: dict(zip(keys, _in_own_scale(arrays, case.ranks[site]), strict=True)) for site, arrays in sent.items()}
+            return _state(ours(updates, honest), keys)
 
         return combine, ours.harm.as_dict
 
@@ -94,15 +116,16 @@ class Federation:
 
     def _updates(self, state: State, bad: set[str], case: Case, round_: int) -> dict[str, Arrays]:
         attack = ATTACKS.get(case.attack, Attack())
+        given = {site: state.of_rank(rank) for site, rank in case.ranks.items()}
         trained = {
-            site: self._train(index, state, flips=site in bad and attack.flips_labels, seed=1000 * case.seed + 10 * round_ + index)
+            site: self._train(index, given[site], flips=site in bad and attack.flips_labels, seed=1000 * case.seed + 10 * round_ + index)
             for index, site in enumerate(SITES)
         }
         if attack.change is None:
             return trained
-        moved = {site: _increments(arrays, state.start) for site, arrays in trained.items()}
+        moved = {site: _increments(arrays, given[site].start) for site, arrays in trained.items()}
         honest, random = [one for site, one in moved.items() if site not in bad], np.random.default_rng([case.seed, round_])
-        return trained | {site: _sent(attack.change(Known(moved[site], honest, random)), state.start) for site in sorted(bad)}
+        return trained | {site: _sent(attack.change(Known(moved[site], honest, random)), given[site].start) for site in sorted(bad)}
 
     def _train(self, index: int, state: State, *, flips: bool, seed: int) -> Arrays:
         mine, rows, generator = _as_trained(state.start).copy(), self.rows[index], torch.Generator().manual_seed(seed)
@@ -145,20 +168,26 @@ def _increments(arrays: Arrays, start: Arrays) -> Arrays:
 
 
 def _sent(increments: Arrays, start: Arrays) -> Arrays:
-    """The factors of rank 8 that come closest to these increments, and the head."""
-    factors = [array for layer in range(LAYERS) for array in _factorised(_product(start, layer) + increments[layer])]
+    """The factors of the site's rank that come closest to these increments, and the head."""
+    factors = [array for layer in range(LAYERS) for array in _factorised(_product(start, layer) + increments[layer], len(start[0]))]
     head = [before + one for one, before in zip(increments[LAYERS:], start[2 * LAYERS :], strict=True)]
     return [array.astype(np.float32) for array in (*factors, *head)]
+
+
+def _in_own_scale(arrays: Arrays, rank: int) -> Arrays:
+    """What a site sends: it was trained at the scale of rank 8, and is multiplied by that of its own rank."""
+    factor = np.float32(SCALE / scale_of(Scaling.RSLORA, Plan.model_fields["alpha"].default, rank))
+    return [factor * one if index % 2 and index < 2 * LAYERS else one for index, one in enumerate(arrays)]
 
 
 def _product(arrays: Arrays, layer: int) -> np.ndarray:
     return arrays[2 * layer + 1].astype(np.float64) @ arrays[2 * layer]
 
 
-def _factorised(dense: np.ndarray) -> Arrays:
+def _factorised(dense: np.ndarray, rank: int) -> Arrays:
     try:
         u, s, v = np.linalg.svd(dense)
     except np.linalg.LinAlgError:  # LAPACK's faster algorithm did not converge: twice in 627 runs
         u, s, v = svd(dense, lapack_driver="gesvd")
     norm = 3**-0.5
-    return [v[:RANK] * norm, u[:, :RANK] * s[:RANK] / norm]
+    return [v[:rank] * norm, u[:, :rank] * s[:rank] / norm]
