@@ -215,7 +215,7 @@ def _number(value: float | None) -> float | None:
 
 def _figures(run: Run, evaluation: EvaluationSummary) -> dict[str, float]:
     """Of the metrics that the run's task has: who has the key pair of its bucket can write others, whose names would be labels' values."""
-    metrics = {name: evaluation.metrics.get(name) for name in measured_metrics(run.spec.task)}
+    metrics: dict[str, float | None] = {name: evaluation.metrics.get(name) for name in measured_metrics(run.spec.task)}
     return _finite(metrics | {"loss": evaluation.loss})
 
 
