@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,8 @@ from fedpipe_operator.admission import (
     admit_export,
     admit_profile,
 )
-from fedpipe_trainer.contract import RunRef
+from fedpipe_operator.reconcile.tasks import _batches_to_profile
+from fedpipe_trainer.contract import Bits, RunRef
 
 RUN = RunRef(namespace="default", name="toy", uid="1")
 HEADER: Final = {
@@ -198,6 +199,16 @@ def test_a_profile_that_contradicts_itself_is_refused(changes: dict[str, Any], t
     found = refused(profile, {**PROFILE, **changes})
 
     assert (found.reason, text in found.message) == ("Implausible", True), found.message
+
+
+def test_a_profile_has_no_more_measurements_than_any_honest_one() -> None:
+    """The seconds of planning grow with the square of their number, and a plan of few sites is made by the operator itself."""
+    point = {"bits": 4, "batchSize": 1, "length": 8, "tokensPerSecond": 1.0, "evaluateTokensPerSecond": 1.0, "peakMemoryBytes": 0}
+    depths = 2
+    honest = len(get_args(Bits)) * len(_batches_to_profile(tuple(range(1, 17)))) * depths
+
+    assert profile(PROFILE | {"throughput": [point] * honest})
+    assert refused(profile, PROFILE | {"throughput": [point] * 200}).reason == "Unreadable"
 
 
 def test_a_result_of_more_bytes_than_its_kind_can_need_is_refused_before_it_is_parsed() -> None:

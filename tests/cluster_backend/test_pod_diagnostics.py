@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from fedpipe_operator.cluster.pod_diagnostics import PodEnd, PodWaiting, mount_failure, pod_end, task_end, why_not_created, why_waiting
+from fedpipe_operator.cluster.pod_diagnostics import (
+    MOST_OF_A_MESSAGE,
+    PodEnd,
+    PodWaiting,
+    mount_failure,
+    pod_end,
+    task_end,
+    why_not_created,
+    why_waiting,
+)
 
 
 def a_pod(created: str = "2026-01-01T00:00:00Z", **status: Any) -> dict[str, Any]:
@@ -69,6 +78,39 @@ def test_what_a_container_said_at_its_end_is_shown_without_what_a_terminal_would
 
     assert end is not None
     assert end.message == "\N{REPLACEMENT CHARACTER}[2Jdone\N{REPLACEMENT CHARACTER}\nnext line\N{REPLACEMENT CHARACTER}"
+
+
+HOSTILE = "\u001b[2J" + "x" * 1_400_000
+
+
+@pytest.mark.parametrize("pod", [held("ErrImagePull", HOSTILE), held("StartError", HOSTILE), unscheduled(HOSTILE)])
+def test_what_a_node_says_of_a_pod_that_waits_is_short_and_harmless(pod: dict[str, Any]) -> None:
+    """A site may own its nodes, whose kubelets write the states of pods. All annotations of a Job have 256 KiB at most."""
+    waiting = why_waiting([pod])
+
+    assert waiting is not None
+    assert len(waiting.message) <= MOST_OF_A_MESSAGE + 100
+    assert "\u001b" not in waiting.message
+
+
+@pytest.mark.parametrize("pod", [a_pod(reason="Evicted" * 1000, message=HOSTILE), ended(99, message=HOSTILE)])
+def test_what_a_node_says_of_a_pod_that_ended_is_short_and_harmless(pod: dict[str, Any]) -> None:
+    end = pod_end([pod])
+
+    assert end is not None
+    assert len(end.reason) <= 100
+    assert len(end.message) <= MOST_OF_A_MESSAGE
+    assert "\u001b" not in end.message
+
+
+def test_what_events_say_is_short_and_harmless() -> None:
+    mounts, creates = ({"reason": reason, "message": HOSTILE} for reason in ("FailedMount", "FailedCreate"))
+    refused = why_not_created([creates])
+
+    assert refused is not None
+    for message in (mount_failure([mounts]), refused.message):
+        assert len(message) <= MOST_OF_A_MESSAGE
+        assert "\u001b" not in message
 
 
 def test_of_several_pods_of_a_job_the_newest_counts() -> None:

@@ -13,7 +13,12 @@ from fedpipe_operator.cluster import KubeJob
 from fedpipe_operator.cluster.objects import NamespacedName
 from fedpipe_operator.handlers.fleet import Fleet, JobNumbers, fleet_of
 from fedpipe_operator.handlers.workqueue import QueueLoad
+from fedpipe_operator.metrics.counting import Counted
 from fedpipe_operator.metrics.listener import Listener
+from fedpipe_operator.metrics.records import _Known
+from fedpipe_operator.metrics.run_record import RunRecord
+from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_trainer.contract import Forecast, Plan
 
 
 def a_listener() -> Listener:
@@ -49,6 +54,26 @@ def test_a_run_whose_status_cannot_be_read_costs_no_other_object_its_series(capl
     assert scrape.has("site_status_condition", site="ward")
     assert not scrape.has("run_status_condition", run="broken")
     assert "no metrics of default/broken" in caplog.text
+
+
+def test_a_plan_with_a_number_that_is_none_of_prometheus_costs_no_other_object_its_series(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever has the key pair of a run's bucket can write its plan, with integers of any size."""
+    forecast = Forecast(memory_bytes=10**400, seconds=1.0, upload_bytes=0, download_bytes=0)
+    plan = Plan(bits=16, batch_size=1, steps=1, ranks={}, forecast=forecast)
+    forged = RoundPlan(
+        round=1, started_at=0.0, fingerprint="", weights={}, plans={"ward": plan}, selected=("ward",), evaluators=("ward",), needed=1
+    )
+    listener = a_listener()
+    listener._records._known["uid-forged"] = _Known(Counted(), RunRecord("default", "forged", plan=forged, sites=("ward",)))
+    shown = ListenedFleet(listener, Fleet((a_run_body("forged"), a_run_body("toy")), (a_site_body("ward"),), {}))
+
+    with caplog.at_level(logging.ERROR):
+        scrape = shown.scrape()
+
+    assert scrape.has("run_status_condition", run="toy")
+    assert scrape.has("run_status_condition", run="forged")
+    assert not scrape.has("plan_bits", run="forged")
+    assert "no metrics of default/forged" in caplog.text
 
 
 def test_the_time_at_which_a_run_ended_is_that_of_its_condition() -> None:

@@ -10,12 +10,13 @@ from stand_in_cluster import KubeWorld, renamed
 from stand_in_runs import a_run
 from trainer_results import good_trainer
 
+from fedpipe_operator.metrics import counting
 from fedpipe_operator.metrics.counter_series import MOST_REASONS, OTHER, bounded
 from fedpipe_operator.metrics.counting import Increment
 from fedpipe_operator.metrics.listener import Listener
-from fedpipe_operator.metrics.run_record import LINGER_SECONDS, failed_rounds
+from fedpipe_operator.metrics.run_record import LINGER_SECONDS, failed_rounds, next_record
 from fedpipe_operator.rounds import Observed
-from fedpipe_operator.rounds.observed import CommitSummary, PlanSummary
+from fedpipe_operator.rounds.observed import CommitSummary, EvaluationSummary, PlanSummary
 from fedpipe_operator.rounds.records import Contribution
 from fedpipe_trainer.contract import Artifact, Measured, TrainTask
 
@@ -191,7 +192,27 @@ def test_whoever_writes_new_reasons_into_jobs_makes_no_more_series_than_a_few() 
     assert bounded(known, reasons) == known
 
 
-def test_only_attempts_have_such_reasons() -> None:
-    refused = Increment("updates_refused_total", ("default", "x y"))
+def test_whoever_writes_reasons_of_refusals_into_a_bucket_makes_no_series_of_them() -> None:
+    known, made_up = (Increment("updates_refused_total", ("default", reason)) for reason in ("WrongSteps", "Reason4711"))
 
-    assert bounded(refused, ()) == refused
+    assert bounded(known, ()) == known
+    assert bounded(made_up, ()).labels == ("default", OTHER)
+
+
+def test_of_an_evaluation_only_the_metrics_of_the_task_are_shown_whoever_wrote_it() -> None:
+    run, figures = a_run(), {"accuracy": 0.8, "macroF1": 0.7}
+    forged = EvaluationSummary(round=1, loss=0.5, metrics=figures | {f"metric{number}": 0.5 for number in range(100)}, sites=())
+    record = next_record(None, run, Observed(evaluations={1: forged}), status=run.resource.status, now_ended=None)
+
+    assert record.figures == figures | {"loss": 0.5}
+
+
+@pytest.mark.parametrize("seconds", [1e308, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("count", [10**400, 10**308, -1], ids=["no float", "the largest float", "negative"])
+def test_the_sums_of_all_runs_stay_numbers_whatever_a_commit_says(seconds: float, count: int) -> None:
+    forged = Observed(commits={1: replace(a_commit(1, "a"), seconds=seconds, bytes_read=count)})
+    _, news = counting.count(None, a_run(), forged, ended=(), now=0.0)
+    (one,) = news.aggregated
+
+    assert 0 <= one.seconds <= counting.MOST_SECONDS
+    assert 0 <= one.bytes_read <= counting.MOST_BYTES

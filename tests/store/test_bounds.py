@@ -229,6 +229,20 @@ def test_a_listing_that_never_ends_is_refused(serve: Serve, keys_of_a_page: int)
     assert error_of(lambda: serve(lists_for_ever).store(limits=limits).list()).reason == "AnswerTooLarge"
 
 
+@pytest.mark.parametrize("key", ["", "runs/plan.json"], ids=["no key", "the same key"])
+def test_a_listing_of_one_key_again_and_again_is_refused_by_the_number_of_its_entries(serve: Serve, key: str) -> None:
+    """They keep no memory, but each costs the operator's time to read."""
+    numbers = count()
+
+    def lists_one_key(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(page([key] * 60, next(numbers)))
+
+    server = serve(lists_one_key)
+
+    assert error_of(lambda: server.store(limits=Limits(listing_seconds=20, keys=50, pages=5)).list()).reason == "AnswerTooLarge"
+    assert server.connections == 1
+
+
 def test_a_listing_of_long_keys_is_refused_before_there_are_many(serve: Serve) -> None:
     numbers = count()
 

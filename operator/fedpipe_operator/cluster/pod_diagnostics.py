@@ -22,6 +22,9 @@ _AFTER_MOUNT: Final = ("Pulling", "Pulled")
 """Reasons of the kubelet's events once all volumes are mounted."""
 _STARTING: Final = ("ContainerCreating", "PodInitializing")
 _NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]*" (not found|is being deleted)')
+MOST_OF_A_MESSAGE: Final = 4096
+"""Characters. What a node or an event says goes into annotations of a Job, which have 256 KiB together, and into status and log."""
+_MOST_OF_A_REASON: Final = 64
 STARTING: Final = "Starting"
 UNSCHEDULABLE: Final = "Unschedulable"
 _QUOTA: Final = "exceeded quota"
@@ -90,9 +93,9 @@ def why_waiting(pods: Sequence[Body]) -> PodWaiting | None:
 def _cause(pod: Body) -> PodWaiting | None:
     unscheduled = next((one for one in _conditions(pod) if one["type"] == "PodScheduled" and one["status"] == "False"), None)
     if unscheduled is not None:
-        return _unscheduled(unscheduled.get("message", ""))
+        return _unscheduled(_words(unscheduled.get("message", "")))
     for state in _states(pod, "waiting"):
-        reason, message = state.get("reason", ""), state.get("message", "")
+        reason, message = state.get("reason", ""), _words(state.get("message", ""))
         if reason in _STARTING:
             return PodWaiting(STARTING, "its container is being created", is_hopeless=False)
         if reason in _IMAGE_ERRORS:
@@ -125,7 +128,7 @@ def pod_end(pods: Sequence[Body]) -> PodEnd | None:
         return None
     status = pod.get("status", {})
     if status.get("reason"):  # Evicted and the like: the container's own state is only a consequence
-        return PodEnd(None, status["reason"], status.get("message", ""))
+        return PodEnd(None, _words(status["reason"])[:_MOST_OF_A_REASON], _words(status.get("message", "")))
     terminated = _terminated(pod)
     return None if terminated is None else _end_of(terminated, _SEE_LOG)
 
@@ -154,14 +157,13 @@ def _end_of(terminated: Body, advice: str) -> PodEnd:
     code, reason = terminated.get("exitCode"), terminated.get("reason", "")
     if reason == _OOM:
         return PodEnd(code, str(FailureReason.OUT_OF_MEMORY), f"the kernel killed it at its memory limit (exit code {code})")
-    # The container wrote it, and so a site chose it.
-    message = clean_message(terminated.get("message", "")) or f"exit code {code}; {advice}"
+    message = _words(terminated.get("message", "")) or f"exit code {code}; {advice}"
     return PodEnd(code, _REASONS.get(code or 0, "Died"), message)
 
 
 def why_not_created(events: Sequence[Body]) -> PodWaiting | None:
     """Why the Job controller cannot create the pod, from the Job's events; None if they do not say."""
-    messages = [str(one.get("message", "")) for one in events if one.get("reason") == "FailedCreate"]
+    messages = [_words(str(one.get("message", ""))) for one in events if one.get("reason") == "FailedCreate"]
     return PodWaiting("PodRefused", messages[-1], is_hopeless=_QUOTA not in messages[-1]) if messages else None
 
 
@@ -169,8 +171,13 @@ def mount_failure(events: Sequence[Body]) -> str:
     """The kubelet's message about a volume that it cannot mount; empty if there is none, or if it went on to the image since."""
     if any(one.get("reason") in _AFTER_MOUNT for one in events):
         return ""
-    messages = [str(one.get("message", "")) for one in events if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
+    messages = [_words(str(one.get("message", ""))) for one in events if one.get("reason") in ("FailedMount", "FailedAttachVolume")]
     return messages[-1] if messages else ""
+
+
+def _words(text: str) -> str:
+    """What a container, a node or an event says, as a message may have it: who owns a node writes the states of the pods there."""
+    return clean_message(text[:MOST_OF_A_MESSAGE])
 
 
 def _newest(pods: Sequence[Body]) -> Body | None:

@@ -75,7 +75,8 @@ def fleet_samples(fleet: Fleet, known: Snapshot) -> Iterator[Sample]:
 
 def _or_log(samples: Iterable[Sample], of: NamespacedName) -> list[Sample]:
     try:
-        return list(samples)
+        # Here, not where the page is made: an integer of a record in a run's bucket may be larger than any float.
+        return [sample._replace(value=float(sample.value)) for sample in samples]
     except Exception:  # noqa: BLE001 -- one object's fault must not cost the others their series; it is logged whole
         _LOG.exception("no metrics of %s/%s", *of)
         return []
@@ -85,5 +86,5 @@ def _family(metric: Metric, samples: Iterable[Sample]) -> Family:
     made = CounterMetricFamily if metric.type is Type.COUNTER else GaugeMetricFamily
     family: CounterMetricFamily | GaugeMetricFamily = made(metric.name, metric.help, labels=metric.labels)
     for sample in samples:
-        family.add_metric(sample.labels, float(sample.value))
+        family.add_metric(sample.labels, sample.value)
     return family

@@ -22,10 +22,11 @@ MOST_REASONS: Final = 32
 """Of the attempts in a namespace. Most are words of ours, some are Kubernetes', and whoever may edit Jobs can write others."""
 _REASON: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _ATTEMPTS: Final = "attempts_total"
+_REFUSED: Final = "updates_refused_total"
 
 _KNOWN: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "runs_finished_total": tuple((result, str(reason)) for result, reason in END_REASONS),
-    "updates_refused_total": tuple((str(reason),) for reason in RefusalReason),
+    _REFUSED: tuple((str(reason),) for reason in RefusalReason),
     "replans_total": tuple((str(cause),) for cause in Cause),
     "out_of_memory_total": tuple((str(kind),) for kind in TaskKind if kind is not TaskKind.PLAN),
 }
@@ -34,9 +35,11 @@ _KNOWN: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
 
 def bounded(increment: Increment, reasons: Collection[str]) -> Increment:
     """The increment with a reason that may be a label's value; `reasons` are those that attempts of the namespace have had."""
-    if increment.name != _ATTEMPTS:
+    if increment.name not in {_ATTEMPTS, _REFUSED}:
         return increment
     *others, reason = increment.labels
+    if increment.name == _REFUSED:  # of verdicts and commits, which who has the key pair of a run's bucket can write
+        return increment if reason in set(RefusalReason) else increment._replace(labels=(*others, OTHER))
     is_shown = reason in reasons or (len(reasons) < MOST_REASONS and _REASON.fullmatch(reason))
     return increment if is_shown else increment._replace(labels=(*others, OTHER))
 

@@ -4,6 +4,7 @@ A reconcile observes a state, not what has changed, and it may be repeated; so `
 What had happened before this process saw the run first was counted by the operator before it.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from fedpipe_operator.api import ConditionStatus, ConditionType, FineTuneStatus,
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.metrics.attempts import Ended, reads_profiles
 from fedpipe_operator.rounds import Observed, Run
+from fedpipe_operator.rounds.observed import CommitSummary
 from fedpipe_operator.rounds.replanning import cause_of
 from fedpipe_trainer.contract import FailureReason
 
@@ -32,6 +34,10 @@ END_REASONS: Final = (
     ("failed", Reason.EXPORT_FAILED),
 )
 """How a run can end."""
+MOST_SECONDS: Final = 7 * 86400.0
+"""Of an aggregation."""
+MOST_BYTES: Final = 10**15
+"""Read by one. Commits lie in the runs' buckets, and whoever may write there must not make the sums of all runs infinite."""
 _Place = tuple[int, int]
 _NONE: Final[_Place] = (-1, -1)
 
@@ -116,7 +122,7 @@ def count(before: Counted | None, run: Run, observed: Observed, *, ended: Iterab
         *_replans(namespace, observed, known.plan),
     )
     method = run.spec.aggregation.method.value
-    return after, News(new, increments, tuple(Aggregated(method, one.round, one.seconds, one.bytes_read) for one in commits))
+    return after, News(new, increments, tuple(_aggregated(method, one) for one in commits))
 
 
 def count_end(before: Counted | None, status: FineTuneStatus, namespace: str) -> tuple[Counted, tuple[Increment, ...]]:
@@ -174,6 +180,12 @@ def _refused_by_the_gate(observed: Observed) -> Iterable[tuple[str, _Place, str]
         for attempt, verdict in verdicts.items():
             if not verdict.accepted:
                 yield site, (observed.round, attempt), verdict.reason
+
+
+def _aggregated(method: str, commit: CommitSummary) -> Aggregated:
+    """The commit's aggregation, in numbers that can be added to those of other runs."""
+    seconds = min(MOST_SECONDS, max(0.0, commit.seconds)) if math.isfinite(commit.seconds) else 0.0
+    return Aggregated(method, commit.round, seconds, min(MOST_BYTES, max(0, commit.bytes_read)))
 
 
 def _replans(namespace: str, observed: Observed, counted: int) -> list[Increment]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from fedpipe_operator.admission import AdmittedUpdate
-from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason
+from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, FineTuneStatus, Reason, measured_metrics
 from fedpipe_operator.backend import TaskKind
 from fedpipe_operator.metrics.attempts import Ended
 from fedpipe_operator.rounds import Observed, Run, deadlines
 from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND
+from fedpipe_operator.rounds.observed import EvaluationSummary
 from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_trainer.contract import Outcome
 
@@ -107,7 +108,7 @@ def next_record(before: RunRecord | None, run: Run, observed: Observed, *, statu
         known,
         plan=observed.plan,
         stage=stage_of(run, observed, status.conditions),
-        figures={} if evaluation is None else _finite({"loss": evaluation.loss, **evaluation.metrics}),
+        figures={} if evaluation is None else _figures(run, evaluation),
         truncated_energy=known.truncated_energy if last is None else last.truncated_energy,
         trainings=_trainings(known.trainings, observed),
         last_round=observed.last_round,
@@ -210,6 +211,12 @@ def _added(used: Used, ended: Ended) -> Used:
 
 def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _figures(run: Run, evaluation: EvaluationSummary) -> dict[str, float]:
+    """Of the metrics that the run's task has: who has the key pair of its bucket can write others, whose names would be labels' values."""
+    metrics: dict[str, float | None] = {name: evaluation.metrics.get(name) for name in measured_metrics(run.spec.task)}
+    return _finite(metrics | {"loss": evaluation.loss})
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -269,13 +269,14 @@ class S3Store:
         with self._call(prefix, seconds=self._limits.listing_seconds):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
             found: dict[str, tuple[str, int]] = {}
-            characters = 0
+            entries = characters = 0
             for number, page in enumerate(pages):
+                entries += len(page.get("Contents", []))  # without a key, or with one key again and again, they cost as much
                 for entry in page.get("Contents", []):
                     size, etag = _size_and_etag(entry)
                     found[entry.get("Key", "")[root:]] = (etag, size)
                     characters += len(entry.get("Key", "")) + len(etag)
-                if number >= self._limits.pages or len(found) > self._limits.keys:
+                if number >= self._limits.pages or entries > self._limits.keys:
                     raise TooLargeError(f"the listing has more than {self._limits.keys} keys or {self._limits.pages} pages")
                 if characters > self._limits.listing_characters:
                     raise TooLargeError(f"the keys and ETags of the listing have more than {self._limits.listing_characters} characters")

@@ -28,6 +28,8 @@ from fedpipe_trainer.contract.task import (
 _BitsKey = Annotated[Bits, BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key)]
 MAX_WEIGHTS: Final = 100_000
 MAX_LABELS: Final = 10_000
+MAX_POINTS: Final = 128
+"""Measured steps of a profile. Honest ones have 24 at most: four bit widths, three batch sizes, two depths."""
 LONGEST_LABEL: Final = 1024
 MAX_REASON: Final = 4096
 MAX_LOSS: Final = 1e6
@@ -329,7 +331,7 @@ class ProfileResult(_ResultBase):
     base_bytes: dict[_BitsKey, Size] = {}
     """Memory of the loaded base, by bits."""
     load_seconds: dict[_BitsKey, Seconds] = {}
-    throughput: Annotated[tuple[Throughput, ...], Field(max_length=1000)] = ()
+    throughput: Annotated[tuple[Throughput, ...], Field(max_length=MAX_POINTS)] = ()
     unsupported: dict[_BitsKey, Annotated[str, Field(max_length=MAX_REASON)]] = {}
     """Bit widths that this device does not support, with the reason."""
     out_of_memory: dict[_BitsKey, Size] = {}
