@@ -105,7 +105,7 @@ class Federation:
 
         def combine(_: State, sent: Mapping[str, Arrays], honest: Sequence[str]) -> State:
             updates = {site: dict(zip(keys, _in_own_scale(arrays, case.ranks[site]), strict=True)) for site, arrays in sent.items()}
-            return _state(ours(updates, honest), keys)
+            return _state(ours(updates, honest), keys, self._start())
 
         return combine, ours.harm.as_dict
 
@@ -146,12 +146,13 @@ class Federation:
         return float(hits), float(functional.cross_entropy(logits, self.test.classes))
 
 
-def _state(adapter: Tensors, keys: Sequence[str]) -> State:
-    """The global factors have scale 1; a site's are multiplied by its own."""
+def _state(adapter: Tensors, keys: Sequence[str], fresh: Arrays) -> State:
+    """The global factors have scale 1; a site's are multiplied by its own. Components that are missing up to rank 8 begin as in round 1."""
     start, frozen = [], []
-    for a_key, b_key in zip(keys[: 2 * LAYERS : 2], keys[1 : 2 * LAYERS : 2], strict=True):
+    for layer, (a_key, b_key) in enumerate(zip(keys[: 2 * LAYERS : 2], keys[1 : 2 * LAYERS : 2], strict=True)):
         a, b = adapter[a_key], adapter[b_key]
-        start += [a[:RANK], b[:, :RANK] / SCALE]
+        missing = max(0, RANK - len(a))
+        start += [np.concatenate([a[:RANK], fresh[2 * layer][:missing]]), np.pad(b[:, :RANK] / SCALE, ((0, 0), (0, missing)))]
         frozen.append(torch.tensor(b[:, RANK:] @ a[RANK:]))
     return State(start + [adapter[key] for key in keys[2 * LAYERS :]], frozen)
 

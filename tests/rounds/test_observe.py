@@ -471,6 +471,22 @@ def test_rounds_that_are_over_take_what_their_summaries_take(store: DirectorySto
     assert budget.held("default") < 50_000
 
 
+def test_an_interrupted_trainers_result_is_read_once_when_its_job_has_ended(store: DirectoryStore) -> None:
+    run, cache, counting = a_run(), ObjectCache(), RecordingStore(store.root)
+    job = job_of(run, TaskKind.TRAIN, site="site-a", round_=1)
+    interrupted = {"outcome": Outcome.FAILED, "failure": Failure(reason=FailureReason.TERMINATED, message="SIGTERM")}
+    put(store, names.round_evaluation(0), evaluated(0))
+    put_plan(store, 1)
+    key = names.update_result(1, "site-a", 0)
+    put(store, key, an_update_of("site-a", 1, 0, **interrupted))
+
+    for _ in range(3):
+        context(counting, run=run, jobs={job.name: JobStatus(job, JobState.FAILED, 0.0, exit_code=143)}, cache=cache)
+
+    _, read = counting.requests()
+    assert read.count(key) == 1
+
+
 def test_an_update_of_a_site_that_is_gone_counts_if_it_came_in_time(tmp_path: Path) -> None:
     world = World(a_run(), tmp_path)
     world.work_until("train-r1")

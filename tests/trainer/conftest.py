@@ -1,5 +1,6 @@
 """Fixtures: toy models of real architectures with random weights, made once per session, and trainer processes."""
 
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +20,13 @@ from fedpipe_trainer.task_runtime import TaskRuntime
 
 # Reproducible bytes and memory limits of the process exist only on the CPU. Only the tests in test_on_a_gpu.py use a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_new_objects_are_collected() -> None:
+    """As in a trainer's process: each measurement collects garbage, which takes a second with all that tests import and leave."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -75,14 +75,22 @@ class ObjectCache:
         """
         return read_object(store, key, kind, lambda data: self._hold(f"{key}, once", bytes_in_memory(data)))
 
-    def admit(self, store: Store, key: str, admit: Admit[Admitted], site: str) -> Admitted | Refused | None:
-        """What a site wrote under this key, admitted or refused; None if there is nothing. What was seen once stays."""
+    def admit(self, store: Store, key: str, admit: Admit[Admitted], site: str, *, may_change: bool = False) -> Admitted | Refused | None:
+        """What a site wrote under this key, admitted or refused; None if there is nothing. What was seen once stays.
+
+        Args:
+            store: of the run.
+            key: of the result.
+            admit: how it is admitted.
+            site: whose it is; empty for an export.
+            may_change: whether its job is active: then the result of an interrupted trainer is read again.
+        """
         self._used.add(key)
         known = self.objects.get(key)
         if known is None:
             data = store.read_start(key, admit.at_most)
             known = None if data is None else self._admit(key, data, admit, site)
-            if known is not None and not is_interrupted(known):
+            if known is not None and not (may_change and is_interrupted(known)):
                 self.objects[key] = known
         return cast("Admitted | Refused | None", known)
 
@@ -286,7 +294,8 @@ def _reader(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         "export": cache.listing_of(store, "export", exporting),
     }
     keys = frozenset(key for keys in listed.values() for key in keys)
-    return _StoreReader(run, store, cache, tuple(listed), names.Listing(keys))
+    active = {KINDS[status.job.kind].result_key(status.job) for status in jobs.values() if status.state in ACTIVE_STATES}
+    return _StoreReader(run, store, cache, tuple(listed), names.Listing(keys), frozenset(active))
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,8 @@ class _StoreReader:
     folders: tuple[str, ...]
     """What was listed."""
     listing: names.Listing
+    active: frozenset[str]
+    """Keys of the results of active jobs."""
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
@@ -329,9 +340,9 @@ class _StoreReader:
         """Results by attempt. An attempt that was killed left nothing, so there may be gaps."""
         found: dict[int, Admitted] = {}
         for attempt in self.listing.attempts(key_of):
-            value = self.cache.admit(self.store, key_of(attempt), admission(attempt), site)
+            value = self.cache.admit(self.store, key := key_of(attempt), admission(attempt), site, may_change=key in self.active)
             if isinstance(value, Refused):
-                refused[key_of(attempt)] = value
+                refused[key] = value
             elif value is not None:
                 found[attempt] = value
         return found
@@ -354,7 +365,7 @@ class _StoreReader:
             return self.store.size(key) is not None
         if status.job.kind.is_operators or key not in self.listing.keys:
             return key in self.listing.keys
-        return not is_interrupted(self.cache.admit(self.store, key, admission.of_job(status.job), status.job.site))
+        return not is_interrupted(self.cache.admit(self.store, key, admission.of_job(status.job), status.job.site, may_change=True))
 
     def _is_absent(self, key: str) -> bool:
         """Whether the key's folder was listed without it."""
