@@ -10,6 +10,7 @@ from fedpipe_operator.api import (
     ConditionType,
     FederatedFineTune,
     FineTuneStatus,
+    MeasuredStatus,
     MetricStatus,
     Reason,
     RoundStatus,
@@ -28,6 +29,7 @@ from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Step, end_reason_of
 from fedpipe_operator.rounds.work_states import StageContext, WorkStates, training_states
+from fedpipe_operator.sites import Efficiency, Measurement
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
@@ -56,6 +58,7 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         if plan
         else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:STATUS_SITES]} if plan else {},
+        measured=_measured(context.observed),
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
@@ -247,6 +250,31 @@ def _metric(context: StageContext) -> MetricStatus | None:
         if value is not None and has_quorum(evaluation, name):
             return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
+
+
+def _measured(observed: Observed) -> tuple[MeasuredStatus, ...]:
+    """By site: how well its newest aggregated training used what the site has, of the rounds that are observed."""
+    newest = {one.site: (round_, one) for round_, commit in sorted(observed.commits.items()) for one in commit.contributions}
+    found = [(site, round_, one.measured) for site, (round_, one) in sorted(newest.items()) if one.measured is not None]
+    return tuple(measured_status(*one) for one in found[:STATUS_SITES])
+
+
+def measured_status(site: str, round_: int, found: Measurement) -> MeasuredStatus:
+    """What a training needed and how well it used it, rounded for people."""
+    efficiency = found.efficiency or Efficiency()
+    return MeasuredStatus(
+        site=site,
+        round=round_,
+        tokens_per_second=_rounded(efficiency.tokens_per_second),
+        padded_tokens_per_second=_rounded(efficiency.padded_tokens_per_second),
+        mfu=_rounded(efficiency.mfu),
+        tokens_per_joule=_rounded(efficiency.tokens_per_joule),
+        energy_source=efficiency.energy_source.value if efficiency.energy_source else None,
+        granularity=_rounded(efficiency.granularity),
+        uploaded_bytes=found.uploaded_bytes,
+        downloaded_bytes=found.downloaded_bytes,
+        bits_per_second=None if efficiency.bits_per_second is None else round(efficiency.bits_per_second),
+    )
 
 
 def _history_entry(context: StageContext, round_: int) -> RoundStatus:
