@@ -33,7 +33,13 @@ _READS_THE_LAYERS_INPUT: Final = re.compile(
     r"\.(([qkv]|query|key|value|qkv|in)(_proj|_lin)?|c_attn|query_key_value|Wqkv)$",
 )
 """The queries, keys and values of a self-attention: in the lowest trained layer, nothing needs the gradient of their input."""
+_BELOW_THE_LAYERS: Final = re.compile(r"(embeddings_project|project_in)$")
 _VALUES_AND_OUTPUT: Final = re.compile(r"\.((v|o|out)(_proj|_lin)?|value|dense)$")
+_IS_OF_ATTENTION: Final = re.compile(r"att", re.IGNORECASE)
+_PARALLEL: Final = {"gpt_neox": "use_parallel_residual", "falcon": "parallel_attn", "gptj": "", "phi": "", "cohere": "", "cohere2": ""}
+"""Model types whose attention and MLP read the same state, with the setting that says so; empty: all do."""
+_DISENTANGLED: Final = frozenset({"deberta", "deberta-v2"})
+"""Model types whose attention has further products, with positions, that depend on the batch."""
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -88,9 +94,10 @@ def training_flop(base: Base, objective: Objective, ranks: Mapping[str, int], wo
             from the cache.
 
     Returns:
-        The FLOP; None where they are not known: also of a mixture of experts, of which a token passes through some.
+        The FLOP; None where they are not known: also of a mixture of experts, of which a token passes through some, and of DeBERTa.
     """
-    if isinstance(objective, Preference) or _has_experts(base.model.config):
+    config = base.model.config
+    if isinstance(objective, Preference) or config.model_type in _DISENTANGLED or _has_experts(config):
         return None
     model = _Model(base, ranks, computed)
     return _PRODUCT * (sum(model.linear(name, shape, work) for name, shape in _linear_layers(base.model)) + model.attention(work))
@@ -98,6 +105,11 @@ def training_flop(base: Base, objective: Objective, ranks: Mapping[str, int], wo
 
 def _has_experts(config: PretrainedConfig) -> bool:
     return any(getattr(config.get_text_config(), name, None) for name in _EXPERTS)
+
+
+def _is_parallel(config: PretrainedConfig) -> bool:
+    setting = _PARALLEL.get(config.model_type)
+    return setting is not None and (not setting or bool(getattr(config, setting, True)))
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -117,6 +129,7 @@ class _Model:
         self.whole = {name.rpartition(".")[0] for name in base.head}
         trained = [name for name, rank in ranks.items() if rank] + [name for name in self.whole if _is_in_a_layer(name)]
         self.lowest = min((self._layer(name) for name in trained), default=self._layers())
+        self.is_parallel = _is_parallel(self.config)
         lowest = [name for name, rank in ranks.items() if rank and self._layer(name) == self.lowest]
         self.scores_are_trained = any(not _VALUES_AND_OUTPUT.search(name) for name in lowest)
         self.pooled = _modules_of_pooled_states(base.model, self.whole)
@@ -124,7 +137,7 @@ class _Model:
     def linear(self, name: str, shape: tuple[int, int], work: Work) -> float:
         """Multiplications of a linear layer and of its adapter."""
         rows, size, rank = self._rows(name, work), shape[0] * shape[1], self.ranks.get(name, 0)
-        layer = self._layer(name) if _is_in_a_layer(name) else self._layers()
+        layer = self._layer(name) if _is_in_a_layer(name) else -1 if _BELOW_THE_LAYERS.search(name) else self._layers()
         forward = self.computed if layer < self.lowest else 1.0
         needs_input_gradient = self._needs_input_gradient(name, layer)
         base = size * (forward + needs_input_gradient + (name in self.whole))
@@ -151,6 +164,8 @@ class _Model:
         first_of_decoder = self.encoder_layers and layer == self.encoder_layers and self.lowest <= layer
         if _CROSS.search(name) and _KEYS_AND_VALUES.search(name):
             return self.lowest < self.encoder_layers
+        if layer == self.lowest and self.is_parallel and not _IS_OF_ATTENTION.search(name):
+            return False
         if layer == self.lowest or first_of_decoder:
             return not (_READS_THE_LAYERS_INPUT.search(name) and not _CROSS.search(name))
         return layer > self.lowest
