@@ -280,3 +280,18 @@ def test_a_commit_of_an_earlier_operator_shows_the_bytes_alone() -> None:
     found = Measurement.model_validate_json('{"stepSeconds": 2, "otherSeconds": 2, "peakMemoryBytes": 10, "steps": 1, "uploadedBytes": 7}')
 
     assert measured_status("site-a", 3, found) == MeasuredStatus(site="site-a", round=3, uploaded_bytes=7)
+
+
+def test_whoever_writes_a_commit_into_the_bucket_makes_no_status_that_cannot_be_written(tmp_path: Path) -> None:
+    found = Measurement(step_seconds=1, other_seconds=1, peak_memory_bytes=1, steps=1, uploaded_bytes=10**400, downloaded_bytes=10**400)
+    status = measured_status("site-a", 1, found)
+    world = World(a_run(), tmp_path, measuring)
+    world.work_until("train-r2")
+    forged = required_object(world.store, names.round_commit(1), RoundCommit)
+    others = tuple(one.model_copy(update={"site": "Not a name"}) if one.site == "site-b" else one for one in forged.contributions)
+    world.store.write(names.round_commit(1), forged.model_copy(update={"contributions": others}).to_json().encode())
+    world.restart()
+    world.reconcile()
+
+    assert max(status.uploaded_bytes, status.downloaded_bytes) < 2**63
+    assert {one.site for one in world.run.resource.status.measured} == {"site-a", "site-c"}

@@ -38,6 +38,8 @@ _NOTE_MAX = 256
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 _NOT_SELECTED = "NotSelected: aggregation.rule left the update out, because it lies further from the others than those it selected"
+_LARGEST = 2**53
+"""Of an integer of the status. Commits lie in the run's bucket: whoever may write there must not make a status that cannot be written."""
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all of them."""
 
@@ -58,7 +60,7 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         if plan
         else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:STATUS_SITES]} if plan else {},
-        measured=_measured(context.observed),
+        measured=_measured(context),
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
@@ -252,9 +254,11 @@ def _metric(context: StageContext) -> MetricStatus | None:
     return None
 
 
-def _measured(observed: Observed) -> tuple[MeasuredStatus, ...]:
-    """By site: how well its newest aggregated training used what the site has, of the rounds that are observed."""
-    newest = {one.site: (round_, one) for round_, commit in sorted(observed.commits.items()) for one in commit.contributions}
+def _measured(context: StageContext) -> tuple[MeasuredStatus, ...]:
+    """By site of the run: how well its newest aggregated training used what the site has, of the rounds that are observed."""
+    sites = {site.name for site in context.run.sites}
+    commits = sorted(context.observed.commits.items())
+    newest = {one.site: (round_, one) for round_, commit in commits for one in commit.contributions if one.site in sites}
     found = [(site, round_, one.measured) for site, (round_, one) in sorted(newest.items()) if one.measured is not None]
     return tuple(measured_status(*one) for one in found[:STATUS_SITES])
 
@@ -271,8 +275,8 @@ def measured_status(site: str, round_: int, found: Measurement) -> MeasuredStatu
         tokens_per_joule=_rounded(efficiency.tokens_per_joule),
         energy_source=efficiency.energy_source.value if efficiency.energy_source else None,
         granularity=_rounded(efficiency.granularity),
-        uploaded_bytes=found.uploaded_bytes,
-        downloaded_bytes=found.downloaded_bytes,
+        uploaded_bytes=min(found.uploaded_bytes, _LARGEST),
+        downloaded_bytes=min(found.downloaded_bytes, _LARGEST),
         bits_per_second=None if efficiency.bits_per_second is None else round(efficiency.bits_per_second),
     )
 
