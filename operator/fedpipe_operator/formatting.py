@@ -88,8 +88,10 @@ def rate_text(bits_per_second: float | None) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """A number with three digits, such as `0.412`."""
-    return MISSING if value is None else f"{value:.3g}"
+    """A number with three digits, such as `0.412` or `21 400`; of a large one all digits before the point."""
+    if value is None:
+        return MISSING
+    return f"{value:.3g}" if abs(value) < _THOUSAND else count_text(round(value))
 
 
 def seconds_text(seconds: float | None) -> str:

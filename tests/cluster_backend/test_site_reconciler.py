@@ -16,7 +16,7 @@ from fedpipe_operator.cluster.site_reconciler import measured_capacities
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
 from fedpipe_operator.rounds import Observed
 from fedpipe_operator.sites import Node
-from fedpipe_trainer.contract import Measured, Outcome, ProfileResult, RunRef
+from fedpipe_trainer.contract import EnergySource, Measured, Outcome, ProfileResult, RunRef
 
 
 def clock() -> float:
@@ -93,12 +93,11 @@ def measured_at_site_a(profile: ProfileResult) -> dict[str, Any]:
 
 
 def test_what_a_profile_measured_is_in_the_status_of_its_site() -> None:
-    measured = measured_at_site_a(
-        a_profile(up_bits_per_second=9e7, down_bits_per_second=9e8, memory_bytes_per_second=2.4e10, mfu=0.41239, tokens_per_joule=6.0)
-    )
+    rates = {"up_bits_per_second": 9e7, "down_bits_per_second": 9e8, "memory_bytes_per_second": 2.4e10}
+    measured = measured_at_site_a(a_profile(**rates, mfu=0.41239, tokens_per_joule=6.0, energy_source=EnergySource.RAPL))
 
     assert (measured["bandwidth_up"], measured["bandwidth_down"], measured["memory_bandwidth"]) == (90_000_000, 900_000_000, 24_000_000_000)
-    assert (measured["mfu"], measured["tokens_per_joule"]) == (0.4124, 6.0)
+    assert (measured["mfu"], measured["tokens_per_joule"], measured["energy_source"]) == (0.4124, 6.0, "RAPL")
     assert measured["granularity"] > 0
 
 

@@ -36,6 +36,7 @@ def changed(path: str, value: object, golden: Wire = GOLDEN) -> dict[str, Any]:
         ("mfu", -0.1),
         ("mfu", 11),
         ("tokensPerJoule", 0),
+        ("energySource", "a wall meter"),
         ("meanTokens", -1),
         ("meanTokens", INFINITE),
         ("longestTokens", -1),

@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from ingredients.folders import link_folder, make_once
 from ingredients.newsgroups import parse_tab
 from ingredients.packages import Package, download
+from ingredients.reports import MACHINES, reports
 from ingredients.splitting import balanced_sample, dirichlet_shares, split_rows
 from ingredients.tables import write_rows
+from ingredients.toy_t5 import make_toy_t5
 
 from fedpipe_operator import conversion
 from fedpipe_operator.cli.files import read
 from fedpipe_trainer.contract import DataPolicy
-from fedpipe_trainer.data import read_rows, select_rows
+from fedpipe_trainer.data import encode, read_rows, select_rows
+from fedpipe_trainer.model import load, target_weights
 
 CLASSES = [f"group-{number % 7}" for number in range(1000)]
 SIZES = [0.5, 0.3, 0.2]
@@ -167,7 +170,11 @@ def test_data_to_text_keeps_all_sentences_of_a_meaning_at_one_site() -> None:
     assert sum(len(site) for site in meanings) == len(set.union(*meanings)) == 90
 
 
-@pytest.mark.parametrize(("name", "claims"), [("chat", "desk"), ("questions", "texts"), ("inference", "pairs"), ("preference", "answers")])
+MADE = [("chat", "desk"), ("questions", "texts"), ("inference", "pairs"), ("preference", "answers"), ("edge", "reports")]
+"""Examples without a data set, with how the names of their claims end."""
+
+
+@pytest.mark.parametrize(("name", "claims"), MADE)
 def test_the_trainer_reads_what_an_example_makes_without_a_data_set(tmp_path: Path, name: str, claims: str) -> None:
     prepare = script(name)
     objects, _ = read([ROOT / "examples" / name])
@@ -191,7 +198,33 @@ def test_natural_language_inference_reads_the_columns_of_sick(tmp_path: Path) ->
     assert script("inference").sick_pairs(file) == [{"premise": 'A "man sings', "hypothesis": "Nobody sings", "label": "CONTRADICTION"}]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "data-to-text", "chat", "questions", "inference", "preference"])
+def test_the_toy_knows_every_word_of_the_sites_and_trains_as_an_encoder_decoder(tmp_path: Path) -> None:
+    make_toy_t5(tmp_path, steps=2)
+    objects, _ = read([ROOT / "examples" / "edge"])
+    objective = conversion.objective(objects.runs[0].spec.task)
+    rows = [row for machine in MACHINES for row in reports(machine, 200, seed=3)]
+
+    base = load(tmp_path, 32, objective)
+    examples = encode(rows, objective, base.tokenizer)
+
+    assert base.model.config.is_encoder_decoder
+    assert len(target_weights(base.model, base.model.config.model_type, ())) == 4 * 4 + 4 * 8, "q, k, v, o of each attention"
+    tokens = {token for one in examples for token in (*one.input_ids, *one.labels)}
+    assert base.tokenizer.unk_token_id not in tokens
+    assert all(one.input_ids[-1] == one.labels[-1] == base.tokenizer.eos_token_id for one in examples)
+
+
+def test_reports_are_the_same_every_time_and_their_summaries_say_what_they_are_about() -> None:
+    rows = reports("pump", 50, seed=1)
+
+    assert rows == reports("pump", 50, seed=1)
+    assert rows != reports("pump", 50, seed=2)
+    for row in rows:
+        name, place = row["summary"].partition(" : ")[0].split(" , ")
+        assert f"called to {name} at the {place} ." in row["report"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "data-to-text", "chat", "questions", "inference", "preference", "edge"])
 def test_the_scripts_write_the_files_that_the_yaml_names(name: str) -> None:
     objects, _ = read([ROOT / "examples" / name])
     named = {site.spec.data.volume.persistent_volume_claim.claim_name: Path(site.spec.data.train).suffix for site in objects.sites}

@@ -16,12 +16,16 @@ from fedpipe_operator.metrics.listener import Listener
 from fedpipe_operator.metrics.records import Records, _Known
 from fedpipe_operator.metrics.run_record import PHASES, RunRecord, Stage, Training, Used
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_trainer.contract import Forecast, Plan
+from fedpipe_operator.sites import Efficiency
+from fedpipe_trainer.contract import EnergySource, Forecast, Plan
 
 SITES: Final = 1000
 RUNS: Final = 100
 NAMESPACES: Final = 10
 WEIGHTS: Final = {f"model.layers.{layer}.self_attn.{name}_proj": 8 for layer in range(32) for name in "qkvo"}
+
+MEASURED: Final = {"memoryBandwidth": 10**10, "bandwidthUp": 10**8, "bandwidthDown": 10**9}
+"""By the profile of each site."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ def a_large_fleet(sites: int = SITES, runs: int = RUNS) -> LargeFleet:
         records._known[f"uid-run-{number:03d}"] = _Known(Counted(), _record(space, f"run-{number:03d}", names[space]))
     records._add(tuple(_attempts(names)))
     jobs = {NamespacedName(space, site): JobNumbers(0, 1) for space in spaces for site in names[space]}
-    fleet = Fleet(tuple(bodies), tuple(a_site_body(site, space) for space in spaces for site in names[space]), jobs)
+    fleet = Fleet(
+        tuple(bodies), tuple(a_site_body(site, space, capacity={"measured": MEASURED}) for space in spaces for site in names[space]), jobs
+    )
     listener.collect_from(lambda: fleet, lambda: dict.fromkeys(("run", "site", "cache"), QueueLoad(1, 0.5)), lambda: True)
     return LargeFleet(fleet, records, listener.registry)
 
@@ -96,4 +102,18 @@ def _record(namespace: str, run: str, sites: list[str]) -> RunRecord:
 
 def _training(number: float) -> Training:
     """Numbers of its own, so that they take the memory that they would take."""
-    return Training(3, 0, 10**9 + int(number), 90.0 + number, tuple(number + one for one in range(len(PHASES))), number, 1e3 + number, 0.3)
+    return Training(
+        3, 0, 10**9 + int(number), 90.0 + number, tuple(number + one for one in range(len(PHASES))), number, _efficiency(number)
+    )
+
+
+def _efficiency(number: float) -> Efficiency:
+    return Efficiency(
+        tokens_per_second=1e3 + number,
+        padded_tokens_per_second=2e3 + number,
+        mfu=0.3,
+        tokens_per_joule=1.0 + number,
+        energy_source=EnergySource.RAPL,
+        granularity=9.0 + number,
+        bits_per_second=1e6 + number,
+    )

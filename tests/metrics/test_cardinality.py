@@ -53,7 +53,7 @@ def test_the_names_of_the_series_of_a_pair_are_as_many_as_the_bound_was_made_for
     phases, directions = 4, 2
     a_pair = len(SITES_OF_RUNS) - 2 + phases + directions
 
-    assert a_pair * MOST_PAIRS <= MOST_SERIES / 2
+    assert a_pair * MOST_PAIRS <= 0.6 * MOST_SERIES
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(min_value=0, max_value=300), max_size=12), st.integers(min_value=0, max_value=400))

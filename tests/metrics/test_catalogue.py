@@ -18,10 +18,12 @@ from fedpipe_operator.handlers.workqueue import QueueLoad
 from fedpipe_operator.metrics.catalogue import CATALOGUE, PREFIX, Type
 from fedpipe_operator.metrics.listener import Listener
 from fedpipe_operator.observer import timed
-from fedpipe_trainer.contract import FailureReason, Measured, TrainResult, TrainTask
+from fedpipe_trainer.contract import EnergySource, FailureReason, Measured, TrainResult, TrainTask
 
 OTHERS = ("process_", "python_")
 """Prometheus' own collectors: of the process, the interpreter and its garbage collector."""
+MEASURED = {"memoryBandwidth": 2 * 10**10, "bandwidthUp": 9 * 10**7, "bandwidthDown": 9 * 10**8}
+"""By the profile of a site."""
 PHASES = {"load": 3.0, "train": 60.0, "evaluate": 9.0, "transfer": 1.5}
 
 
@@ -33,7 +35,8 @@ def busy_trainer(task: Any, folder: Path) -> Any:
     measured = Measured(device="cpu", peak_memory_bytes=2**30, seconds=PHASES, uploaded_bytes=10, downloaded_bytes=20)
     changes: dict[str, Any] = {"measured": measured}
     if isinstance(task, TrainTask):
-        changes |= {"tokens_per_second": 500.0, "mfu": 0.3, "energy_joules": 4000.0, "losses": (1.25, 1.0)}
+        changes |= {"tokens_per_second": 500.0, "mfu": 0.3, "energy_joules": 4000.0, "energy_source": EnergySource.RAPL}
+        changes |= {"losses": (1.25, 1.0), "tokens": 8000, "padded_tokens": 2000}
     return result.model_copy(update=changes)
 
 
@@ -53,7 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     listener.event_received("jobs")
     body = world.body()
     body["status"]["progress"] = {"stage": "Training", "percentage": 60}
-    sites = tuple(a_site_body(site.name) for site in world.run.sites)
+    sites = tuple(a_site_body(site.name, capacity={"measured": MEASURED}) for site in world.run.sites)
     jobs = {NamespacedName("default", "site-a"): JobNumbers(pending=1, running=2)}
     ended = {"type": "Complete", "status": "True", "reason": "Finished", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     over = {"metadata": body["metadata"] | {"name": "over", "uid": "over"}, "status": {"conditions": [ended]}}
@@ -107,6 +110,13 @@ def test_the_values_of_a_site_in_a_run_are_those_of_its_plan_and_its_last_traini
     assert {key: scrape.value("task_phase_seconds", **of, phase=key) for key in PHASES} == PHASES
     assert scrape.value("task_loss", **of) == 1.0
     assert scrape.value("site_mfu_ratio", **of) == 0.3
+    assert scrape.value("site_tokens_per_second", **of) == 500
+    assert scrape.value("site_padded_tokens_per_second", **of) == 625, "a fifth of what was computed is padding"
+    assert scrape.value("site_tokens_per_joule", **of, source="RAPL") == 2
+    assert scrape.value("site_granularity_ratio", **of) == PHASES["train"] / PHASES["transfer"]
+    assert scrape.value("site_network_bits_per_second", **of) == 8 * 30 / PHASES["transfer"]
+    assert scrape.value("site_memory_bandwidth_bytes_per_second", namespace="default", site="site-b") == 2e10
+    assert scrape.value("site_bandwidth_bits_per_second", namespace="default", site="site-b", direction="up") == 9e7
     assert scrape.value("site_failed_rounds", **of) == 0
     assert scrape.value("run_round", namespace="default", run="toy") == 3
     assert scrape.value("run_rounds", namespace="default", run="toy") == 3

@@ -19,10 +19,11 @@ from fedpipe_operator.report.facts import (
     shown_samples,
     site_rows,
     total_seconds,
+    training_rows,
 )
 from fedpipe_operator.rounds.records import Contribution, LossEstimate, RoundCommit, RoundEvaluation
 from fedpipe_operator.sites import granularity
-from fedpipe_trainer.contract import EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
+from fedpipe_trainer.contract import EnergySource, EvaluateResult, Failure, FailureReason, Measured, Outcome, RunRef, Sample
 
 ROUNDS = 6
 """The number of rounds of the record."""
@@ -214,6 +215,26 @@ def test_what_was_measured_at_a_site_is_told_and_the_rest_is_missing(record: Run
 
     assert (row.site, row.up, row.mfu, row.padding) == (site, 9e7, 0.4, 0.1)
     assert (row.down, row.memory_bandwidth, row.tokens_per_joule, row.granularity) == (None, None, None, None)
+
+
+def test_how_well_the_trainings_of_a_site_used_it_is_a_mean_over_those_that_measured_it_and_a_sum_of_bytes(record: RunRecord) -> None:
+    site, other = record.sites[:2]
+    used = Measured(seconds={"train": 60.0, "transfer": 2.0}, uploaded_bytes=100, downloaded_bytes=400)
+    changes = {"measured": used, "tokens": 900, "padded_tokens": 100, "tokens_per_second": 90.0, "mfu": 0.2, "steps": 5}
+    energy = {"energy_joules": 450.0, "energy_source": EnergySource.RAPL}
+    first, second = record.updates[1][site], record.updates[2][site]
+    failed = record.updates[1][other].model_copy(update={"outcome": Outcome.FAILED})
+    updates = {
+        1: {site: first.model_copy(update=changes | energy), other: failed},
+        2: {site: second.model_copy(update=changes | {"tokens_per_second": 110.0, "mfu": None})},
+    }
+
+    (row,) = training_rows(replace(record, updates=updates))
+
+    assert (row.site, row.trainings, row.tokens_per_second, row.mfu) == (site, 2, 100.0, 0.2)
+    assert row.padded_tokens_per_second == pytest.approx(100 / 0.9)
+    assert (row.tokens_per_joule, row.energy_source) == (2.0, "RAPL")
+    assert (row.granularity, row.bits_per_second, row.uploaded, row.downloaded) == (30.0, 2000.0, 200, 800)
 
 
 def test_granularity_needs_both_measured_bandwidths(record: RunRecord) -> None:

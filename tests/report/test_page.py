@@ -8,7 +8,7 @@ import pytest
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.report import RunRecord, write_report
 from fedpipe_operator.rounds.records import LossEstimate
-from fedpipe_trainer.contract import Sample
+from fedpipe_trainer.contract import EnergySource, Measured, Sample
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
 LOADING = {"src", "href", "data", "action", "poster", "srcset", "background"}
@@ -116,6 +116,17 @@ def test_what_was_measured_at_each_site_is_shown(record: RunRecord) -> None:
     page = Page(write_report(replace(record, profiles={site: profile})))
 
     assert f"{site} 94.2 Mbit/s – 16.0 GiB 41.2 % – – –" in page.text
+
+
+def test_how_well_the_trainings_of_each_site_used_it_is_shown(record: RunRecord) -> None:
+    site = record.sites[0]
+    used = Measured(seconds={"train": 60.0, "transfer": 2.0}, uploaded_bytes=2**20, downloaded_bytes=2**20)
+    changes = {"measured": used, "tokens_per_second": 21412.4, "mfu": 0.25, "tokens": 3, "padded_tokens": 1, "energy_joules": 0.5}
+    update = record.updates[1][site].model_copy(update=changes | {"energy_source": EnergySource.NVML})
+
+    page = Page(write_report(replace(record, updates={1: {site: update}})))
+
+    assert f"{site} 1 21 412 28 550 25.0 % 6 (NVML) 30 1.00 MiB 1.00 MiB 8.39 Mbit/s" in page.text
 
 
 def test_every_hyperparameter_is_shown_with_its_reason(page: Page) -> None:

@@ -32,6 +32,7 @@ from fedpipe_operator.sites import (
     basis_of,
     carried_over,
     corrected,
+    efficiency_of,
     findings,
     measurement,
     with_lateness,
@@ -322,6 +323,7 @@ def test_a_completed_training_is_measured_by_its_phases_and_a_smaller_micro_batc
         steps=5,
         out_of_memory=True,
         too_large=4,
+        efficiency=efficiency_of(result),
     )
     assert found == expected
 

@@ -22,16 +22,17 @@ from stand_in_runs import World, a_run
 from trainer_results import an_update, good_trainer
 
 from fedpipe_operator import names
-from fedpipe_operator.api import Condition, ConditionType, FineTuneStatus, Reason
+from fedpipe_operator.api import Condition, ConditionType, FineTuneStatus, MeasuredStatus, Reason
 from fedpipe_operator.rounds import Observed
 from fedpipe_operator.rounds.attempts import Active, Done, Dropped, Pending, WorkState
 from fedpipe_operator.rounds.observed import summarize_commit, summarize_evaluation, summarize_plan
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan, Verdict
 from fedpipe_operator.rounds.stages import Step
-from fedpipe_operator.rounds.status import committed_updates, status_of, updates_under_way
+from fedpipe_operator.rounds.status import committed_updates, measured_status, status_of, updates_under_way
 from fedpipe_operator.rounds.work_states import StageContext
+from fedpipe_operator.sites import Measurement
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import Artifact, TrainTask
+from fedpipe_trainer.contract import Artifact, EnergySource, Measured, TrainTask
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -248,3 +249,49 @@ def test_the_history_names_sites_whose_increments_were_shortened_and_those_that_
     assert entry.clipped == {"b": "3 increments shortened, the most to 0.012 of it"}
     assert list(entry.left_out) == ["c"]
     assert entry.left_out["c"].startswith("NotSelected: ")
+
+
+def measuring(task: Any, folder: Path) -> Any:
+    """A trainer that measures what it can; in round 2 it is killed at site-b."""
+    result = good_trainer(task, folder)
+    if not isinstance(task, TrainTask):
+        return result
+    used = Measured(seconds={"train": 30.0, "transfer": 1.5}, uploaded_bytes=100, downloaded_bytes=200)
+    figures = {"measured": used, "tokens_per_second": 4.0, "mfu": 0.123456, "padded_tokens": 30, "energy_joules": 60.0}
+    is_killed = (task.site, task.round) == ("site-b", 2)
+    return None if is_killed else result.model_copy(update=figures | {"energy_source": EnergySource.RAPL})
+
+
+def test_the_status_says_how_well_each_site_used_what_it_has_in_its_newest_aggregated_training(tmp_path: Path) -> None:
+    world = World(a_run(rounds={"count": 2, "deadline": "10m"}, sites={"quorum": 0.6}), tmp_path, measuring)
+    world.settle()
+    status = world.run.resource.status
+    found = {one.site: one for one in status.measured}
+
+    assert {site: one.round for site, one in found.items()} == {"site-a": 2, "site-b": 1, "site-c": 2}
+    one = found["site-a"]
+    assert (one.tokens_per_second, one.padded_tokens_per_second, one.mfu) == (4.0, 5.0, 0.1235)
+    assert (one.tokens_per_joule, one.energy_source, one.granularity) == (2.0, "RAPL", 20.0)
+    assert (one.uploaded_bytes, one.downloaded_bytes, one.bits_per_second) == (100, 200, 1600)
+    assert is_accepted(body_of(status))
+
+
+def test_a_commit_of_an_earlier_operator_shows_the_bytes_alone() -> None:
+    found = Measurement.model_validate_json('{"stepSeconds": 2, "otherSeconds": 2, "peakMemoryBytes": 10, "steps": 1, "uploadedBytes": 7}')
+
+    assert measured_status("site-a", 3, found) == MeasuredStatus(site="site-a", round=3, uploaded_bytes=7)
+
+
+def test_whoever_writes_a_commit_into_the_bucket_makes_no_status_that_cannot_be_written(tmp_path: Path) -> None:
+    found = Measurement(step_seconds=1, other_seconds=1, peak_memory_bytes=1, steps=1, uploaded_bytes=10**400, downloaded_bytes=10**400)
+    status = measured_status("site-a", 1, found)
+    world = World(a_run(), tmp_path, measuring)
+    world.work_until("train-r2")
+    forged = required_object(world.store, names.round_commit(1), RoundCommit)
+    others = tuple(one.model_copy(update={"site": "Not a name"}) if one.site == "site-b" else one for one in forged.contributions)
+    world.store.write(names.round_commit(1), forged.model_copy(update={"contributions": others}).to_json().encode())
+    world.restart()
+    world.reconcile()
+
+    assert max(status.uploaded_bytes, status.downloaded_bytes) < 2**63
+    assert {one.site for one in world.run.resource.status.measured} == {"site-a", "site-c"}

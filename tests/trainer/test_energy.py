@@ -25,6 +25,7 @@ def test_energy_is_counted_from_one_reading_to_the_next(tmp_path: Path) -> None:
     counter.write_text("4000000")
 
     assert (first, energy.joules()) == (2.5, 0.5)
+    assert energy.source == "RAPL"
 
 
 def test_a_counter_that_wrapped_around_goes_on_from_zero(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from fedpipe_trainer.contract import (
     Bits,
     CausalLM,
     Data,
+    EnergySource,
     FailureReason,
     GenerationSpeed,
     Hyperparameters,
@@ -263,7 +264,9 @@ def test_a_prompt_as_long_as_the_model_allows_leaves_room_for_its_answer(tmp_pat
 
 def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = itertools.count(0.0, 0.5)
-    monkeypatch.setattr(throughput.energy, "meter", lambda _device, _processes: EnergyMeter(lambda: {"package": next(readings)}, {}))
+    monkeypatch.setattr(
+        throughput.energy, "meter", lambda _device, _processes: EnergyMeter(lambda: {"package": next(readings)}, {}, EnergySource.RAPL)
+    )
 
     result = profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
 
@@ -274,12 +277,15 @@ def test_a_profile_says_how_well_the_device_is_used(task: ProfileTask, tmp_path:
     steps = [point for point in result.throughput if point.lowest_layer == 0]
     fastest = max(steps, key=lambda point: point.tokens_per_second)
     assert result.tokens_per_joule == pytest.approx(5 * fastest.batch_size * fastest.length / 0.5)
+    assert result.energy_source == "RAPL"
 
 
 def test_a_platform_without_energy_counters_reports_none(task: ProfileTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput.energy, "POWERCAP", tmp_path / "absent")
 
-    assert profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path)).tokens_per_joule is None
+    result = profile.run(task.model_copy(update={"bits": (32,)}), make_runtime(tmp_path))
+
+    assert (result.tokens_per_joule, result.energy_source) == (None, None)
 
 
 def test_the_bandwidth_is_measured_where_the_task_has_urls_for_it(task: ProfileTask, tmp_path: Path) -> None:

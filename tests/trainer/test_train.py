@@ -11,9 +11,20 @@ import torch
 from safetensors.torch import load_file
 from toy_training import CAUSAL, Q0, V1, a_training_task, make_runtime
 
-from fedpipe_trainer import steps
+from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_operator.sites import efficiency_of
+from fedpipe_trainer import steps, transfer
 from fedpipe_trainer.adapters import AdapterSpec, AdapterTensors, attach_adapters
-from fedpipe_trainer.contract import FailureReason, Hyperparameters, Objective, Seq2SeqLM, SequenceClassification, TrainResult, TrainTask
+from fedpipe_trainer.contract import (
+    EnergySource,
+    FailureReason,
+    Hyperparameters,
+    Objective,
+    Seq2SeqLM,
+    SequenceClassification,
+    TrainResult,
+    TrainTask,
+)
 from fedpipe_trainer.data import IGNORED, Example, collate
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.losses import summed_loss
@@ -243,14 +254,49 @@ with attach_adapters(base, AdapterSpec({{"{Q0}": 2}}, lambda _: 1.0), AdapterTen
     assert int(free) == 256
 
 
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def passing(self, seconds: float, function: Any) -> Any:
+        """The function, which takes so many seconds."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self.now += seconds
+            return function(*arguments, **named)
+
+        return timed
+
+
+@pytest.mark.parametrize("number", [3, 6])
+def test_the_granularity_is_that_of_steps_and_transfers_so_that_it_doubles_with_the_steps(
+    make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    monkeypatch.setattr(train, "compute_gradients", clock.passing(2.0, train.compute_gradients))
+    monkeypatch.setattr(transfer, "send", clock.passing(0.5, transfer.send))
+    runtime = make_runtime(tmp_path / "scratch")
+    runtime._started = runtime._phase_started = 0.0  # the fields' defaults were made with the real clock
+
+    result = train.run(make_task({Q0: 4}, steps=number), runtime)
+
+    found = efficiency_of(AdmittedUpdate(result))
+    assert found.granularity == pytest.approx(number * 2.0 / 0.5)
+    assert found.bits_per_second == pytest.approx(8 * result.measured.uploaded_bytes / 0.5)
+    assert found.tokens_per_second == pytest.approx(result.tokens / (2.0 * number))
+
+
 def test_the_energy_of_the_steps_is_in_the_result_and_absent_where_the_platform_counts_none(
     make_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = iter([{"gpu": 100.0}, {"gpu": 142.5}])
-    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(lambda: next(readings), {}))
+    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(lambda: next(readings), {}, EnergySource.NVML))
     counted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
-    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(dict, {}))
+    monkeypatch.setattr(train, "meter", lambda _device, _processes: EnergyMeter(dict, {}, EnergySource.RAPL))
     uncounted, _ = run_training(make_task({Q0: 4}, steps=2), tmp_path)
 
-    assert counted.energy_joules == 42.5
-    assert uncounted.energy_joules is None
+    assert (counted.energy_joules, counted.energy_source) == (42.5, EnergySource.NVML)
+    assert (uncounted.energy_joules, uncounted.energy_source) == (None, None)

@@ -178,10 +178,10 @@ _WORK: Final = Row(
         ),
         Panel(
             "Model FLOPs utilisation",
-            "The share of the device's peak that the site's profile reached.",
+            "The share of the device's peak that the tokens of each site's last training used, without padding.",
             units.PercentUnit,
             (_by_site("fedpipe_site_mfu_ratio"),),
-            may_be_empty="the peak of the sites' devices is unknown, as that of a CPU",
+            may_be_empty="no site has finished a training yet, or the model is a mixture of experts",
         ),
         Panel(
             "Bytes between store and sites",

@@ -205,6 +205,8 @@ class MeasuredCapacity(ApiModel):
     """Model FLOPs utilisation of the fastest training step: the share of the device's peak FLOP/s."""
     tokens_per_joule: Annotated[float, Field(ge=0)] | None = None
     """Energy efficiency of the fastest training step; absent where the platform reports no energy."""
+    energy_source: Literal["NVML", "RAPL"] | None = None
+    """What counted the energy: `NVML` (the GPUs) or `RAPL` (the processor packages, with whatever else runs there)."""
     granularity: Annotated[float, Field(ge=0)] | None = None
     """Seconds of computing of a nominal round, over those of its transfers: below 1 the site waits for the network longer."""
 

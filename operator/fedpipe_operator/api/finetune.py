@@ -381,6 +381,32 @@ class PlanStatus(ApiModel):
     why: Annotated[tuple[Sentence, ...], Field(max_length=12)] = ()
 
 
+class MeasuredStatus(ApiModel):
+    """How well a site used its device, its energy and its network in its newest training that was aggregated. Absent: not measured."""
+
+    site: Name
+    round: Annotated[int, Field(ge=1)]
+    """The round of that training."""
+    tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Of the training steps, without padding."""
+    padded_tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Of the training steps, with the padding that was computed beside them."""
+    mfu: Annotated[float, Field(ge=0)] | None = None
+    """Model FLOPs utilisation: the share of the device's peak FLOP/s that the tokens used, without padding."""
+    tokens_per_joule: Annotated[float, Field(ge=0)] | None = None
+    """Energy efficiency of the training steps, without padding."""
+    energy_source: Literal["NVML", "RAPL"] | None = None
+    """What counted the energy: `NVML` (the GPUs that the task used) or `RAPL` (the processor packages, with whatever else runs there)."""
+    granularity: Annotated[float, Field(ge=0)] | None = None
+    """Seconds of the training steps over those of all transfers of the task: below 1 the site waited for the network longer."""
+    uploaded_bytes: Annotated[int, Field(ge=0)] = 0
+    """Bytes that the task sent to the store."""
+    downloaded_bytes: Annotated[int, Field(ge=0)] = 0
+    """Bytes that the task read from it, with those of the base model where no cache keeps it."""
+    bits_per_second: Annotated[int, Field(ge=0)] | None = None
+    """Bits of both directions, over the seconds of all transfers of the task."""
+
+
 class HyperparameterStatus(ApiModel):
     """A hyperparameter of the run, and why it has its value."""
 
@@ -461,6 +487,7 @@ class FineTuneStatus(ApiModel):
     """Those that the spec may leave out: from the spec, or chosen, each with the reason."""
     plans: Annotated[tuple[PlanStatus, ...], Field(max_length=100)] = ()
     excluded: Annotated[dict[str, Sentence], Field(max_length=100)] = {}
+    measured: Annotated[tuple[MeasuredStatus, ...], Field(max_length=100)] = ()
     history: Annotated[tuple[RoundStatus, ...], Field(max_length=10)] = ()
     store: StoreStatus | None = None
     """Where the run's results are, also if the spec leaves the store to the operator's default one."""

@@ -129,6 +129,7 @@ def _measured_capacity(run: str, site: EdgeSite, profile: AdmittedProfile) -> Me
         memory_bandwidth=_whole(profile.memory_bytes_per_second),
         mfu=_rounded(profile.mfu),
         tokens_per_joule=_rounded(profile.tokens_per_joule),
+        energy_source=profile.energy_source.value if profile.energy_source else None,
         granularity=_rounded(site_granularity(site, profile)),
     )
 

@@ -111,6 +111,14 @@ RUNS: Final = (
 SITES: Final = (
     _gauge("site_status_condition", (*_SITE, "condition", "status"), "1 for the status (true, false, unknown) of a site's condition."),
     _gauge("site_jobs", (*_SITE, "state"), "Jobs at a site; state: pending, running."),
+    _gauge(
+        "site_memory_bandwidth_bytes_per_second", _SITE, "Bytes that the device's memory reads and writes a second, by the newest profile."
+    ),
+    _gauge(
+        "site_bandwidth_bits_per_second",
+        (*_SITE, "direction"),
+        "Bits a second between store and site, by the newest profile; direction: up, down; absent where it was not measured.",
+    ),
     _counter(
         "attempts_total",
         (*_SITE, "task", "reason"),
@@ -140,9 +148,25 @@ SITES_OF_RUNS: Final = (
     _gauge("task_seconds", _SITE_OF_RUN, "Seconds of the site's last training, to be compared with plan_seconds."),
     _gauge("task_phase_seconds", (*_SITE_OF_RUN, "phase"), "Seconds of the last training by phase: load, train, evaluate, transfer."),
     _gauge("task_loss", _SITE_OF_RUN, "Mean training loss of the site's last training, as far as its policy allows."),
-    _gauge("site_tokens_per_second", _SITE_OF_RUN, "Tokens a second of the steps of the site's last training."),
+    _gauge("site_tokens_per_second", _SITE_OF_RUN, "Tokens a second of the steps of the site's last training, without padding."),
+    _gauge("site_padded_tokens_per_second", _SITE_OF_RUN, "The same with the padding that was computed beside them."),
     _gauge(
-        "site_mfu_ratio", _SITE_OF_RUN, "Model FLOPs utilisation of the site's last training; absent where the device's peak is unknown."
+        "site_mfu_ratio",
+        _SITE_OF_RUN,
+        "Model FLOPs utilisation of the site's last training, without padding; absent where the FLOP of a token are not known.",
+    ),
+    _gauge(
+        "site_tokens_per_joule",
+        (*_SITE_OF_RUN, "source"),
+        "Energy efficiency of the site's last training; source: NVML, RAPL, or empty; absent where the platform has no counter.",
+    ),
+    _gauge(
+        "site_granularity_ratio",
+        _SITE_OF_RUN,
+        "Seconds of the steps of the site's last training over those of its transfers; below 1 it waited for the network longer.",
+    ),
+    _gauge(
+        "site_network_bits_per_second", _SITE_OF_RUN, "Bits of both directions, over the seconds of all transfers of the last training."
     ),
     _gauge("site_failed_rounds", _SITE_OF_RUN, "Rounds in a row, up to the last committed one, in which the site was selected and failed."),
     _counter(

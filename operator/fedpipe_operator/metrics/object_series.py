@@ -54,6 +54,13 @@ def site_series(body: Body, *, pending: int, running: int) -> Iterator[Sample]:
     yield from _conditions("site_status_condition", of, body.get("status") or {})
     yield Sample("site_jobs", (*of, "pending"), pending)
     yield Sample("site_jobs", (*of, "running"), running)
+    measured = ((body.get("status") or {}).get("capacity") or {}).get("measured") or {}
+    bandwidths = (
+        ("site_memory_bandwidth_bytes_per_second", of, "memoryBandwidth"),
+        ("site_bandwidth_bits_per_second", (*of, "up"), "bandwidthUp"),
+        ("site_bandwidth_bits_per_second", (*of, "down"), "bandwidthDown"),
+    )
+    yield from (Sample(name, labels, measured[field]) for name, labels, field in bandwidths if measured.get(field) is not None)
 
 
 def _conditions(name: str, of: tuple[str, str], status: Body) -> Iterator[Sample]:

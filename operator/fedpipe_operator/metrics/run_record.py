@@ -17,6 +17,7 @@ from fedpipe_operator.rounds import Observed, Run, deadlines
 from fedpipe_operator.rounds.export_files import DRY_EXPORT_ROUND
 from fedpipe_operator.rounds.observed import EvaluationSummary
 from fedpipe_operator.rounds.records import RoundPlan
+from fedpipe_operator.sites import Efficiency, efficiency_of
 from fedpipe_trainer.contract import Outcome
 
 LINGER_SECONDS: Final = 300.0
@@ -53,8 +54,7 @@ class Training(NamedTuple):
     by_phase: tuple[float | None, ...]
     """Seconds, in the order of `PHASES`."""
     loss: float | None
-    tokens_per_second: float | None
-    mfu: float | None
+    efficiency: Efficiency
 
 
 class Used(NamedTuple):
@@ -194,8 +194,7 @@ def _training(update: AdmittedUpdate) -> Training:
         seconds=sum(seconds.values()),
         by_phase=tuple(seconds.get(phase) for phase in PHASES),
         loss=_number(update.train_loss),
-        tokens_per_second=_number(update.tokens_per_second),
-        mfu=_number(update.mfu),
+        efficiency=efficiency_of(update),
     )
 
 

@@ -61,12 +61,18 @@ def _training(of: tuple[str, ...], training: Training) -> Iterator[Sample]:
     for phase, seconds in zip(PHASES, training.by_phase, strict=True):
         if seconds is not None:
             yield Sample("task_phase_seconds", (*of, phase), seconds)
+    found = training.efficiency
     measured = (
         ("task_loss", training.loss),
-        ("site_tokens_per_second", training.tokens_per_second),
-        ("site_mfu_ratio", training.mfu),
+        ("site_tokens_per_second", found.tokens_per_second),
+        ("site_padded_tokens_per_second", found.padded_tokens_per_second),
+        ("site_mfu_ratio", found.mfu),
+        ("site_granularity_ratio", found.granularity),
+        ("site_network_bits_per_second", found.bits_per_second),
     )
     yield from (Sample(name, of, value) for name, value in measured if value is not None)
+    if found.tokens_per_joule is not None:
+        yield Sample("site_tokens_per_joule", (*of, found.energy_source or ""), found.tokens_per_joule)
 
 
 def _used(of: tuple[str, ...], used: Used) -> Iterator[Sample]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal
 
-from fedpipe_operator.admission import AdmittedProfile
+from fedpipe_operator.admission import AdmittedProfile, AdmittedUpdate
 from fedpipe_operator.api import Condition, ConditionStatus, ConditionType, MetricName, PlanningMode, primary_metric
 from fedpipe_operator.formatting import METRIC_TITLES, metric_text, percent, ranges_text
 from fedpipe_operator.planning import forecast_text, rank_lines
@@ -15,7 +15,7 @@ from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison
-from fedpipe_operator.sites import granularity
+from fedpipe_operator.sites import efficiency_of, granularity
 from fedpipe_trainer.contract import Outcome, Plan, Sample
 
 _SHOWN_SITES: Final = 3
@@ -115,10 +115,35 @@ class MeasuredRow:
     """Bytes per second."""
     mfu: float | None
     tokens_per_joule: float | None
+    energy_source: str
+    """What counted the energy; empty: nothing did, or it is not known."""
     granularity: float | None
     """Of the measured bandwidth; see `sites.granularity`."""
     padding: float | None
     """The padded share of the tokens that its trainings computed, over all rounds."""
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """How well one site used what it has in its trainings: means over those that measured it, but for sums of bytes. None: none did."""
+
+    site: str
+    trainings: int
+    tokens_per_second: float | None
+    """Without padding."""
+    padded_tokens_per_second: float | None
+    """With it."""
+    mfu: float | None
+    tokens_per_joule: float | None
+    energy_source: str
+    """What counted the energy; empty: nothing did, or it is not known."""
+    granularity: float | None
+    """Seconds of the steps over those of the transfers."""
+    bits_per_second: float | None
+    """Of both directions, while the site transferred."""
+    uploaded: int
+    """Bytes of all trainings."""
+    downloaded: int
 
 
 @dataclass(frozen=True)
@@ -261,11 +286,40 @@ def measured_rows(record: RunRecord) -> list[MeasuredRow]:
             one.memory_bytes_per_second,
             one.mfu,
             one.tokens_per_joule,
+            one.energy_source or "",
             _granularity(one),
             _padding(record, site),
         )
         for site, one in profiles.items()
     ]
+
+
+def training_rows(record: RunRecord) -> list[TrainingRow]:
+    """Every site with a completed training."""
+    completed = {site: [one for results in record.updates.values() if (one := results.get(site)) is not None] for site in record.sites}
+    of_sites = {site: [one for one in updates if one.outcome is Outcome.COMPLETED] for site, updates in completed.items()}
+    return [_training_row(site, updates) for site, updates in of_sites.items() if updates]
+
+
+def _training_row(site: str, updates: list[AdmittedUpdate]) -> TrainingRow:
+    found = [efficiency_of(update) for update in updates]
+
+    def mean(name: str) -> float | None:
+        return _mean([value for one in found if (value := getattr(one, name)) is not None])
+
+    return TrainingRow(
+        site=site,
+        trainings=len(updates),
+        tokens_per_second=mean("tokens_per_second"),
+        padded_tokens_per_second=mean("padded_tokens_per_second"),
+        mfu=mean("mfu"),
+        tokens_per_joule=mean("tokens_per_joule"),
+        energy_source=", ".join(sorted({one.energy_source for one in found if one.energy_source})),
+        granularity=mean("granularity"),
+        bits_per_second=mean("bits_per_second"),
+        uploaded=sum(update.measured.uploaded_bytes for update in updates),
+        downloaded=sum(update.measured.downloaded_bytes for update in updates),
+    )
 
 
 def _granularity(profile: AdmittedProfile) -> float | None:

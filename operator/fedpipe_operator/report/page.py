@@ -92,6 +92,7 @@ def _template_context(record: RunRecord) -> dict[str, Any]:
         "seconds": facts.total_seconds(record),
         "sites": facts.site_rows(record),
         "measured": facts.measured_rows(record),
+        "trainings": facts.training_rows(record),
         "planning": facts.PLANNING_SENTENCES[record.run.spec.planning.mode],
         "idle": idle_share(record),
         "contributions": facts.contribution_rows(record),

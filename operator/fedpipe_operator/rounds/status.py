@@ -10,6 +10,7 @@ from fedpipe_operator.api import (
     ConditionType,
     FederatedFineTune,
     FineTuneStatus,
+    MeasuredStatus,
     MetricStatus,
     Reason,
     RoundStatus,
@@ -28,6 +29,7 @@ from fedpipe_operator.rounds.records import STATUS_SITES, RoundPlan
 from fedpipe_operator.rounds.revision import revision_of
 from fedpipe_operator.rounds.stages import End, Step, end_reason_of
 from fedpipe_operator.rounds.work_states import StageContext, WorkStates, training_states
+from fedpipe_operator.sites import Efficiency, Measurement
 
 _SENTENCE_MAX = 1024
 """Characters of a site's reason in the status; the store has the whole text."""
@@ -36,6 +38,8 @@ _NOTE_MAX = 256
 _DIGITS = 4
 """Decimals of metrics, losses and energies in the status, for people; the store has all of them."""
 _NOT_SELECTED = "NotSelected: aggregation.rule left the update out, because it lies further from the others than those it selected"
+_LARGEST = 2**53
+"""Of an integer of the status. Commits lie in the run's bucket: whoever may write there must not make a status that cannot be written."""
 HISTORY = 10
 """Finished rounds that the status keeps; the store has all of them."""
 
@@ -56,6 +60,7 @@ def status_of(context: StageContext, step: Step) -> FineTuneStatus:
         if plan
         else (),
         excluded={site: why[:_SENTENCE_MAX] for site, why in sorted(plan.excluded.items())[:STATUS_SITES]} if plan else {},
+        measured=_measured(context),
         history=tuple(
             _history_entry(context, round_) for round_ in sorted(context.observed.commits.keys() & context.observed.evaluations)[-HISTORY:]
         ),
@@ -247,6 +252,33 @@ def _metric(context: StageContext) -> MetricStatus | None:
         if value is not None and has_quorum(evaluation, name):
             return MetricStatus(name=name, value=round(value, _DIGITS), round=round_)
     return None
+
+
+def _measured(context: StageContext) -> tuple[MeasuredStatus, ...]:
+    """By site of the run: how well its newest aggregated training used what the site has, of the rounds that are observed."""
+    sites = {site.name for site in context.run.sites}
+    commits = sorted(context.observed.commits.items())
+    newest = {one.site: (round_, one) for round_, commit in commits for one in commit.contributions if one.site in sites}
+    found = [(site, round_, one.measured) for site, (round_, one) in sorted(newest.items()) if one.measured is not None]
+    return tuple(measured_status(*one) for one in found[:STATUS_SITES])
+
+
+def measured_status(site: str, round_: int, found: Measurement) -> MeasuredStatus:
+    """What a training needed and how well it used it, rounded for people."""
+    efficiency = found.efficiency or Efficiency()
+    return MeasuredStatus(
+        site=site,
+        round=round_,
+        tokens_per_second=_rounded(efficiency.tokens_per_second),
+        padded_tokens_per_second=_rounded(efficiency.padded_tokens_per_second),
+        mfu=_rounded(efficiency.mfu),
+        tokens_per_joule=_rounded(efficiency.tokens_per_joule),
+        energy_source=efficiency.energy_source.value if efficiency.energy_source else None,
+        granularity=_rounded(efficiency.granularity),
+        uploaded_bytes=min(found.uploaded_bytes, _LARGEST),
+        downloaded_bytes=min(found.downloaded_bytes, _LARGEST),
+        bits_per_second=None if efficiency.bits_per_second is None else round(efficiency.bits_per_second),
+    )
 
 
 def _history_entry(context: StageContext, round_: int) -> RoundStatus:

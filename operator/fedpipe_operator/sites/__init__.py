@@ -12,6 +12,7 @@ from fedpipe_operator.sites.corrections import (
     corrected,
     with_lateness,
 )
+from fedpipe_operator.sites.efficiency import Efficiency, efficiency_of
 from fedpipe_operator.sites.findings import changes, findings
 from fedpipe_operator.sites.measurements import Measurement, measurement
 from fedpipe_operator.sites.profile import (
@@ -25,6 +26,7 @@ from fedpipe_operator.sites.profile import (
 
 __all__ = [
     "Correction",
+    "Efficiency",
     "KeptActivations",
     "Measurement",
     "Node",
@@ -38,6 +40,7 @@ __all__ = [
     "claimed_capacity",
     "corrected",
     "discovered_capacity",
+    "efficiency_of",
     "find_pool_problem",
     "findings",
     "granularity",

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.formatting import excerpt
+from fedpipe_operator.sites.efficiency import Efficiency, efficiency_of
 from fedpipe_operator.sites.profile import LONGEST_PROBLEM
 from fedpipe_trainer.contract import Plan, Wire, halved
 
@@ -38,6 +39,8 @@ class Measurement(Wire):
     """The share of the round's micro-batches that the cache holds after it; 1: all, or an earlier version of the operator wrote this."""
     cache_problem: str = ""
     """Why the activations that the plan caches were computed in every pass, and what to do; empty if they were not."""
+    efficiency: Efficiency | None = None
+    """How well the site used what it has. None: no training was measured, or an earlier version of the operator wrote this."""
 
     @property
     def found_share(self) -> float:
@@ -72,6 +75,7 @@ def measurement(result: AdmittedUpdate, plan: Plan) -> Measurement:
         cache_misses=result.cache_misses if plan.cache_activations else 0,
         cache_held=result.cache_held if plan.cache_activations else 1.0,
         cache_problem=excerpt(result.cache_problem, LONGEST_PROBLEM) if plan.cache_activations else "",
+        efficiency=efficiency_of(result),
     )
 
 

@@ -103,6 +103,15 @@ class TaskEnded(Wire):
     exit_code: int
 
 
+class EnergySource(StrEnum):
+    """The counter that energy is read from."""
+
+    NVML = "NVML"
+    """Of the NVIDIA GPUs that a task uses."""
+    RAPL = "RAPL"
+    """Of the processor packages, with whatever else runs on them."""
+
+
 class Outcome(StrEnum):
     """Whether the task succeeded."""
 
@@ -354,6 +363,8 @@ class ProfileResult(_ResultBase):
     """Model FLOPs utilisation of the fastest training step that was measured."""
     tokens_per_joule: Rate | None = None
     """Energy efficiency of the fastest training step. None: the platform reports no energy (neither NVML nor RAPL)."""
+    energy_source: EnergySource | None = None
+    """What counted the energy. None: nothing did, or it was not recorded."""
     importance: Importance | None = None
     """None: not requested."""
     range_test: RangeTestResult | None = None
@@ -398,9 +409,11 @@ class TrainResult(_ResultBase):
     validation_loss: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
-    """Model FLOPs utilisation: the share of the device's peak FLOP/s that was used (4·N FLOP per token for a frozen base)."""
+    """Model FLOPs utilisation: the share of the device's peak FLOP/s that the tokens used; padding does not count."""
     energy_joules: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
     """Energy of the device during the training's steps. None: the platform reports none (neither NVML nor RAPL), or it was not recorded."""
+    energy_source: EnergySource | None = None
+    """What counted it. None: nothing did, or it was not recorded."""
 
 
 class EvaluateResult(_ResultBase):

@@ -205,12 +205,6 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def matrix_parameters(model: nn.Module) -> int:
-    """Number of elements of all linear layers, from which the FLOP of a token are computed (2 per element in a forward pass)."""
-    shapes = [shape for module in model.modules() if (shape := linear_shape(module)) is not None]
-    return sum(d_out * d_in for d_out, d_in in shapes)
-
-
 def head_shapes(folder: Path, objective: Objective) -> dict[str, tuple[int, ...]]:
     """Shape by name of the head's parameters. The number of labels is -1; its dimension is found by comparing two sizes of the head."""
     if not isinstance(objective, SequenceClassification):

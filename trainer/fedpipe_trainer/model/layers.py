@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from fedpipe_trainer.contract import FailureReason, Plan
 from fedpipe_trainer.errors import TaskFailed
-from fedpipe_trainer.model.architecture import count_encoder_layers, layer_of, matrix_parameters
+from fedpipe_trainer.model.architecture import count_encoder_layers, layer_of
 from fedpipe_trainer.model.whole_modules import lowest_layer_of
 
 
@@ -65,11 +65,6 @@ def check_depth(plan: Plan, model: PreTrainedModel, head: tuple[str, ...], whole
     below = sorted(weight for weight, rank in plan.ranks.items() if rank and layer_of(weight, encoder_layers) < lowest)
     if below:
         raise _bad_plan(f"the plan's lowestLayer is {lowest}, but it gives a rank to {below[0]}, which belongs to a lower layer")
-
-
-def lower_parameters(model: PreTrainedModel, lowest_layer: int) -> int:
-    """Number of elements of the linear layers below this layer, which have no backward pass."""
-    return sum(matrix_parameters(layer) for layer in layers_of(model)[:lowest_layer]) if lowest_layer else 0
 
 
 @contextmanager

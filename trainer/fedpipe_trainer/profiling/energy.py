@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import torch
 
+from fedpipe_trainer.contract import EnergySource
+
 POWERCAP: Final = Path("/sys/class/powercap")
 _NVML: Final = "libnvidia-ml.so.1"
 
@@ -18,13 +20,15 @@ _NVML: Final = "libnvidia-ml.so.1"
 class EnergyMeter:
     """Joules since the last reading, from counters that wrap around."""
 
-    def __init__(self, read: Callable[[], Mapping[str, float]], ranges: Mapping[str, float]) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, float]], ranges: Mapping[str, float], source: EnergySource | None = None) -> None:
         """Start counting.
 
         Args:
             read: the counters in joules, by name.
             ranges: by name, the joules after which a counter begins again at 0; a counter without an entry never does.
+            source: whose counters they are; None: there are none.
         """
+        self.source = source
         self._read, self._ranges = read, ranges
         self._last = self._try_to_read()
 
@@ -59,7 +63,7 @@ def rapl_meter(powercap: Path) -> EnergyMeter:
     """
     zones = [zone for zone in sorted(powercap.glob("*")) if _text(zone / "name").startswith("package")]
     ranges = {zone.name: int(_text(zone / "max_energy_range_uj") or 0) / 1e6 for zone in zones}
-    return EnergyMeter(lambda: {zone.name: int((zone / "energy_uj").read_text()) / 1e6 for zone in zones}, ranges)
+    return EnergyMeter(lambda: {zone.name: int((zone / "energy_uj").read_text()) / 1e6 for zone in zones}, ranges, EnergySource.RAPL)
 
 
 def nvml_meter(devices: Sequence[torch.device]) -> EnergyMeter:
@@ -70,7 +74,9 @@ def nvml_meter(devices: Sequence[torch.device]) -> EnergyMeter:
         return EnergyMeter(dict, {})
     handles = [_nvml_handle(nvml, f"GPU-{torch.cuda.get_device_properties(one).uuid}") for one in devices]
     return EnergyMeter(
-        lambda: {name: joules for at, handle in enumerate(handles) for name, joules in _nvml_joules(nvml, handle, at).items()}, {}
+        lambda: {name: joules for at, handle in enumerate(handles) for name, joules in _nvml_joules(nvml, handle, at).items()},
+        {},
+        EnergySource.NVML,
     )
 
 

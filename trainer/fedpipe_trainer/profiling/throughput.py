@@ -23,10 +23,11 @@ import torch
 
 from fedpipe_trainer import device, peak_memory
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters
-from fedpipe_trainer.contract import FailureReason, GenerationSpeed, Hyperparameters, Throughput, WeightShape
+from fedpipe_trainer.contract import EnergySource, FailureReason, GenerationSpeed, Hyperparameters, Throughput, WeightShape
 from fedpipe_trainer.data import Example, collate, lengths_of
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import evaluation_mode
+from fedpipe_trainer.flops import Work, training_flop, work_of
 from fedpipe_trainer.losses import summed_loss
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base
@@ -53,6 +54,7 @@ class Efficiency:
     tokens_per_second: float
     mfu: float | None
     tokens_per_joule: float | None
+    energy_source: EnergySource | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ class Steps:
 class _Timed:
     point: Throughput
     seconds: float
+    work: Work
+    """Of one process in one step."""
     tokens_per_joule: float | None
+    energy_source: EnergySource | None
 
 
 def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRuntime) -> Steps:
@@ -95,8 +100,9 @@ def measure_steps(subject: Subject, batch_sizes: Sequence[int], runtime: TaskRun
         raise TaskFailed(FailureReason.OUT_OF_MEMORY, "out of memory in the first training step")
     fastest = max(timed, key=lambda one: one.point.tokens_per_second)
     speed = fastest.point.tokens_per_second
-    mfu = model_flops_utilisation(subject.base, subject.objective, speed / subject.processes)
-    efficiency = Efficiency(speed, mfu, fastest.tokens_per_joule)
+    flop = training_flop(subject.base, subject.objective, dict.fromkeys((one.name for one in subject.weights), subject.rank), fastest.work)
+    mfu = model_flops_utilisation(subject.base, flop, fastest.seconds)
+    efficiency = Efficiency(speed, mfu, fastest.tokens_per_joule, fastest.energy_source)
     # On a CPU, some libraries do not recover after the process has run out of memory: see `_exceeds_limit`.
     may_go_on = None not in measured or subject.base.device.type != "cpu"
     shallow = _at_second_depth(subject, batches[: len(timed)], runtime, evaluate_speed) if may_go_on else []
@@ -227,7 +233,9 @@ def _measure(
             peak_memory_bytes=peak,
             lowest_layer=benchmark.lowest_layer,
         )
-        yield _Timed(point, seconds, None if joules is None else len(steps) * processes * tokens / joules)
+        work = work_of(examples, benchmark.subject.objective)
+        efficiency = None if joules is None else len(steps) * processes * tokens / joules
+        yield _Timed(point, seconds, work, efficiency, meter.source if joules is not None else None)
 
 
 def _exceeds_limit(expected_bytes: float, limit: int | None, used_device: torch.device) -> bool:

@@ -194,6 +194,7 @@ def measure(task: ProfileTask, runtime: TaskRuntime, folder: Path, first_fetch_s
         memory_bytes_per_second=hardware.memory_bytes_per_second(used_device),
         mfu=efficiency.mfu,
         tokens_per_joule=efficiency.tokens_per_joule,
+        energy_source=efficiency.energy_source,
         importance=importance,
         range_test=range_test,
     )

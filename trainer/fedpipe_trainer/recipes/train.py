@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import torch
 
@@ -48,6 +48,7 @@ from fedpipe_trainer.data import (
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import mean_loss
 from fedpipe_trainer.failures import failure_of
+from fedpipe_trainer.flops import Work, training_flop, work_of
 from fedpipe_trainer.mfu import model_flops_utilisation
 from fedpipe_trainer.model import Base, check_depth, fetch, fingerprint, load_cached
 from fedpipe_trainer.parallel import LoadBase, Session, SessionRequest, WorkerGroup, open_session, processes_of, worker_group
@@ -79,6 +80,18 @@ class TrainingInputs:
     dropped_rows: int
 
 
+class Fitted(NamedTuple):
+    """What the steps of a training did."""
+
+    start: TrainingState
+    """At a step above 0 after a checkpoint."""
+    end: TrainingState
+    seconds: float
+    """Between the two."""
+    work: Work
+    """Likewise."""
+
+
 def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
     """Train for one round and upload the update.
 
@@ -108,7 +121,7 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
             open_session(workers, _session_request(task, runtime, inputs), adapters.trainable) as session,
         ):
             energy = meter(used_device, processes_of(workers))
-            start, end, seconds = fit(task, runtime, inputs, adapters, session)
+            start, end, seconds, work = fit(task, runtime, inputs, adapters, session)
             joules = energy.joules()
         if session:
             cache.add(session.cache_counts)
@@ -144,8 +157,9 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
         train_loss=sum(end.losses) / len(end.losses),
         validation_loss=validation_loss,
         tokens_per_second=tokens_per_second,
-        mfu=_mfu(task, inputs.base, tokens_per_second and tokens_per_second / processes_of(session), cache),
+        mfu=_mfu(task, inputs.base, work, seconds * processes_of(session), cache),
         energy_joules=joules,
+        energy_source=energy.source if joules is not None else None,
     )
 
 
@@ -252,15 +266,10 @@ def _evaluation_task(task: TrainTask, requested: TrainEvaluation) -> EvaluateTas
     )
 
 
-def fit(
-    task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters: Adapters, session: Session | None
-) -> tuple[TrainingState, TrainingState, float]:
+def fit(task: TrainTask, runtime: TaskRuntime, inputs: TrainingInputs, adapters: Adapters, session: Session | None) -> Fitted:
     """Train until the plan's steps are done or the deadline is near. On a request to stop: write a checkpoint, raise `Terminated`.
 
     With a session, its processes divide each step.
-
-    Returns:
-        The state at the start (at a step above 0 after a checkpoint), the state at the end, and the seconds between them.
     """
     plan, hyper = task.plan, task.hyperparameters
     if not adapters.trainable:
@@ -271,6 +280,7 @@ def fit(
     proximal = ProximalTerm.at_start(hyper, adapters)  # before a checkpoint is restored
     optimizer = make_optimizer(hyper, adapters)
     start = state = _start(task, runtime, adapters, optimizer)
+    work = Work()
     started, longest_step = runtime.elapsed_seconds(), 0.0
     with training_mode(adapters.model, checkpointing=plan.gradient_checkpointing, lowest_layer=plan.lowest_layer):
         while state.step < plan.steps and not _is_near_deadline(task, runtime, state, longest_step):
@@ -297,11 +307,12 @@ def fit(
             tokens = count_tokens(examples, task.objective)
             padding = count_padding(examples, task.objective, micro_batch, processes_of(session))
             state = state.after(loss=loss, samples=len(examples), tokens=tokens, padding=padding, micro_batch=micro_batch)
+            work += work_of(examples, task.objective)
             longest_step = max(longest_step, runtime.elapsed_seconds() - step_started)
             speed = (state.tokens - start.tokens) / max(runtime.elapsed_seconds() - started, 1e-9)
             told = None if _hides_steps(task) else loss
             runtime.report(Progress(phase="train", step=state.step, steps=plan.steps, loss=told, tokens_per_second=speed))
-    return start, state, runtime.elapsed_seconds() - started
+    return Fitted(start, state, runtime.elapsed_seconds() - started, work)
 
 
 def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | None = None) -> float | None:
@@ -371,9 +382,7 @@ def _seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _mfu(task: TrainTask, base: Base, tokens_per_second: float | None, cache: CacheCounts) -> float | None:
-    if tokens_per_second is None:
-        return None
+def _mfu(task: TrainTask, base: Base, work: Work, process_seconds: float, cache: CacheCounts) -> float | None:
+    """The utilisation of the device, or of each of the session's, by this work, which took so many seconds of all processes together."""
     computed = cache.misses / (cache.hits + cache.misses) if cache.hits else 1.0
-    lowest = task.plan.lowest_layer
-    return model_flops_utilisation(base, task.objective, tokens_per_second, lowest_layer=lowest, computed=computed)
+    return model_flops_utilisation(base, training_flop(base, task.objective, task.plan.ranks, work, computed=computed), process_seconds)

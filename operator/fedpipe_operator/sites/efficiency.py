@@ -1,0 +1,75 @@
+"""How well a site used its device, its energy and its network in one training (arXiv 2310.03150, the figures of a site). Pure.
+
+They are shown and decide nothing. What was not measured, or is no plausible number, is absent and not 0.
+"""
+
+import math
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_trainer.contract import EnergySource, Wire
+
+_LARGEST_RATE: Final = 1e15
+"""Of tokens, bits or their quotients: more than any device has."""
+_LARGEST_MFU: Final = 10.0
+_BITS: Final = 8
+
+_Rate = Annotated[float, Field(ge=0, le=_LARGEST_RATE, allow_inf_nan=False)]
+
+
+class Efficiency(Wire):
+    """The figures of one training."""
+
+    tokens_per_second: _Rate | None = None
+    """Of the steps, without padding."""
+    padded_tokens_per_second: _Rate | None = None
+    """Of the steps, with the padding that was computed beside them."""
+    mfu: Annotated[float, Field(ge=0, le=_LARGEST_MFU, allow_inf_nan=False)] | None = None
+    """Share of the device's peak FLOP/s that the tokens used, without padding."""
+    tokens_per_joule: _Rate | None = None
+    """Of the steps, without padding."""
+    energy_source: EnergySource | None = None
+    """What counted the energy. None: nothing did, or the trainer is of a version that does not say it."""
+    granularity: _Rate | None = None
+    """G = T_comp / T_comm: seconds of the steps over those of all transfers of the task. Below 1, it waited for the network longer."""
+    bits_per_second: _Rate | None = None
+    """Bits of both directions over the seconds of all transfers."""
+
+
+def efficiency_of(update: AdmittedUpdate) -> Efficiency:
+    """The figures of a completed training.
+
+    An attempt that went on at the checkpoint of another did a part of the steps and all transfers: it has no granularity.
+    """
+    measured, speed = update.measured, update.tokens_per_second
+    steps, transfers = measured.seconds.get("train", 0.0), measured.seconds.get("transfer", 0.0)
+    joules = update.energy_joules
+    return Efficiency(
+        tokens_per_second=_plausible(speed),
+        padded_tokens_per_second=None if speed is None else _plausible(speed * _padded_per_token(update)),
+        mfu=_plausible(update.mfu, _LARGEST_MFU),
+        tokens_per_joule=_ratio(_new_tokens(update), joules),
+        energy_source=update.energy_source if joules else None,
+        granularity=None if update.resumed_from_step else _ratio(steps, transfers),
+        bits_per_second=_ratio(_BITS * (measured.uploaded_bytes + measured.downloaded_bytes), transfers),
+    )
+
+
+def _padded_per_token(update: AdmittedUpdate) -> float:
+    return (update.tokens + update.padded_tokens) / update.tokens if update.tokens else 1.0
+
+
+def _new_tokens(update: AdmittedUpdate) -> float:
+    """Those of this attempt's steps, of which alone the energy is known: a part of all that is as large as that of its steps."""
+    return update.tokens * (update.steps - update.resumed_from_step) / update.steps if update.steps else 0.0
+
+
+def _ratio(part: float, whole: float | None) -> float | None:
+    """None where one of them was not measured."""
+    return _plausible(part / whole) if part and whole else None
+
+
+def _plausible(value: float | None, most: float = _LARGEST_RATE) -> float | None:
+    return value if value is not None and math.isfinite(value) and 0 <= value <= most else None
