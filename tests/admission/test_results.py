@@ -17,9 +17,11 @@ from fedpipe_operator.admission import (
     RefusalReason,
     Refused,
     RefusedError,
+    UpdateBounds,
     admit_evaluation,
     admit_export,
     admit_profile,
+    admit_update,
 )
 from fedpipe_operator.reconcile.tasks import _batches_to_profile
 from fedpipe_trainer.contract import Bits, RunRef
@@ -73,6 +75,16 @@ def refused(admit: Callable[..., Any], *arguments: Any) -> Refused:
     with pytest.raises(RefusedError) as error:
         admit(*arguments)
     return error.value.refused
+
+
+def test_a_figure_that_is_only_shown_and_that_no_training_has_is_left_out() -> None:
+    failure = {"reason": "Diverged", "message": "the loss is not finite"}
+    shown = {"trainLoss": 1e308, "validationLoss": -0.1, "tokensPerSecond": 1e16, "mfu": 0.4}
+    update = {**HEADER, "kind": "train", "outcome": "Failed", "failure": failure, **shown}
+
+    found = admit_update(json.dumps(update).encode(), Asked(RUN, "ward", 1, 0), UpdateBounds(None, ""))
+
+    assert (found.train_loss, found.validation_loss, found.tokens_per_second, found.mfu) == (None, None, None, 0.4)
 
 
 def test_an_evaluation_of_another_base_model_is_refused() -> None:

@@ -60,6 +60,8 @@ _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
 _VALUES_OF_DRY_EXPORT: Final = 4 * MAX_EXPORT_FILES + MOST_VALUES
 """Of JSON, at most: name and size of each file."""
+_SHOWN_FIGURES: Final = {"train_loss": MAX_LOSS, "validation_loss": MAX_LOSS, "tokens_per_second": 1e15, "mfu": 10.0}
+"""The most of each."""
 _MODEL_FILES: Final = ("config.json",)
 """Of a merged model, at least, beside its weights."""
 _VALUES_OF_PROGRESS: Final = 64
@@ -136,7 +138,13 @@ def admit_update(data: bytes, asked: Asked, bounds: UpdateBounds) -> AdmittedUpd
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
         check_update(result, bounds, asked.what)
-    return AdmittedUpdate(result.model_copy(update={"dropped_rows": min(result.dropped_rows, bounds.rows)}))
+    shown = {name: _plausible(getattr(result, name), most) for name, most in _SHOWN_FIGURES.items()}
+    return AdmittedUpdate(result.model_copy(update={"dropped_rows": min(result.dropped_rows, bounds.rows), **shown}))
+
+
+def _plausible(value: float | None, most: float) -> float | None:
+    """A figure that is shown and decides nothing: one that no training has is left out, rather than refused with its update."""
+    return value if value is not None and 0 <= value <= most else None
 
 
 def admit_evaluation(data: bytes, asked: Asked, bounds: EvaluationBounds) -> AdmittedEvaluation:
