@@ -1,6 +1,6 @@
 """Reports of service crews and their summaries, made from tables of words: a toy summarisation task of which every row can be made anew.
 
-A report says who was called where, what the weather was, what the crew found and what it did, in an order that varies. Its summary names
+A report says who was called where, what the day was like, what the crew found and what it did, in an order that varies. Its summary names
 machine, fault and repair. Enough to see a model learn what its sites know, and no measure of anything.
 """
 
@@ -32,7 +32,7 @@ _FAULTS: Final = {
         ("air was trapped in the pipe", "air lock", "they bled the pipe", "pipe bled"),
     ),
     "lift": (
-        ("the door closed on a coat", "door fault", "they adjusted the sensor", "sensor adjusted"),
+        ("the gate closed on a coat", "gate fault", "they adjusted the sensor", "sensor adjusted"),
         ("the cabin stopped between floors", "cabin stuck", "they lowered the cabin", "cabin lowered"),
         ("a rope was worn", "worn rope", "they ordered a rope", "rope ordered"),
         ("the brake made a noise", "brake noise", "they greased the brake", "brake greased"),
@@ -54,7 +54,7 @@ _PLACES: Final = ("north", "south", "harbour", "mill", "airport", "castle", "sta
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _TALK: Final = (
     "the road was wet and the crew came late",
-    "the weather was cold but dry",
+    "the day was cold but dry",
     "a visitor had called in the morning",
     "the key was with the guard",
     "no one was hurt",
