@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import psutil
 import pytest
 from hostile_runs import require_unharmed, run_with
 from hostile_site import corrupt
+from peak_memory import peak_memory
 
 RUNS: Final = int(os.environ.get("FUZZ_RUNS", "60"))
 MEMORY: Final = 1.2
@@ -32,10 +32,10 @@ def test_whatever_one_site_sends_the_run_ends_complete_and_no_honest_site_is_ref
 
 
 def test_what_a_hostile_site_sends_costs_no_memory(tmp_path: Path) -> None:
-    run_with(tmp_path / "first", lambda _task: None)
-    honest = psutil.Process().memory_info().rss
+    def attack() -> None:
+        for seed in range(20):
+            with_faults(tmp_path / str(seed), 1000 + seed)
 
-    for seed in range(20):
-        with_faults(tmp_path / str(seed), 1000 + seed)
+    honest = peak_memory(lambda: run_with(tmp_path / "first", lambda _task: None))
 
-    assert psutil.Process().memory_info().rss <= MEMORY * honest
+    assert peak_memory(attack) <= MEMORY * honest

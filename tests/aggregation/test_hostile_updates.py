@@ -5,13 +5,14 @@ Some hundred updates here, thousands with `FUZZ_RUNS=3000 pytest tests/aggregati
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import psutil
 import pytest
 from hostile_site import corrupt_update
+from peak_memory import peak_memory
 from safetensors.numpy import load
 from stand_in_runs import World, a_run
 
@@ -85,11 +86,12 @@ def test_a_refused_update_changes_nothing(round_: Round) -> None:
 
 
 def test_what_a_hostile_site_sends_costs_the_worker_no_memory(round_: Round) -> None:
-    for _ in range(3):
-        round_.aggregate(*round_.honest)
-    honest = psutil.Process().memory_info().rss
+    hostile = updates(round_, range(10_000, 10_000 + UPDATES // 5))
 
-    for _, result, adapter in updates(round_, range(10_000, 10_000 + UPDATES // 5)):
-        round_.aggregate(result, adapter)
+    def aggregate_all(sent: Sequence[tuple[bytes, bytes]]) -> None:
+        for result, adapter in sent:
+            round_.aggregate(result, adapter)
 
-    assert psutil.Process().memory_info().rss <= MEMORY * honest
+    honest = peak_memory(lambda: aggregate_all([round_.honest] * 3))
+
+    assert peak_memory(lambda: aggregate_all([(result, adapter) for _, result, adapter in hostile])) <= MEMORY * honest
