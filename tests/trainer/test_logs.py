@@ -135,6 +135,10 @@ logs.configure(sys.argv[1])
 thread = threading.Thread(target=lambda: int("c4n4ry"))
 thread.start()
 thread.join()
+class Closed:
+    def __del__(self):
+        int("c4n4ry")
+Closed()
 int("c4n4ry")
 """
 
@@ -145,10 +149,10 @@ def test_an_exception_that_nobody_handles_is_logged_without_its_message(log_form
 
     assert ended.returncode == 1
     assert "invalid literal" not in ended.stderr
-    assert ended.stderr.count("ValueError") == 2
+    assert ended.stderr.count("ValueError") == 3
     if log_format == "json":
         severities = [json.loads(line)["severity"] for line in ended.stderr.splitlines()]
-        assert severities == ["error", "critical"]
+        assert severities == ["error", "error", "critical"]
 
 
 def test_a_pod_writes_json_and_nothing_to_standard_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

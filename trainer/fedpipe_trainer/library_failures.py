@@ -25,6 +25,8 @@ _OF_MODELS: Final = {
 """The libraries that read a model or compute with one."""
 _COMPUTATION: Final = {"steps", "losses", "evaluation", "profiling", "recipes", "activation_cache"}
 """The layers of this package that call a loaded model."""
+_WITH_ROWS: Final = {"data", "steps", "losses", "evaluation", "activation_cache"}
+"""The layers that have the site's rows at hand: what they call may quote them, also where a layer of the model is called by one."""
 Known = tuple[FailureReason, str]
 
 
@@ -43,17 +45,21 @@ def location(error: BaseException) -> str:
 
 
 def circumstances(error: BaseException) -> str:
-    """The step of the recipe that failed, and the file if the error names one."""
+    """The step of the recipe that failed, and the file if the error names one by its whole path: any other text may be of the data."""
     frames = _own_frames(error)
     steps = [frame for frame in frames if "recipes" in Path(frame.filename).parts] or frames
     step = f"in step {_place(steps[-1])}" if steps else "outside of any step"
+    return f"{step}, with the file {file}" if (file := _file(error)) else step
+
+
+def _file(error: BaseException) -> str:
     file = getattr(error, "filename", None)
-    return f"{step}, with the file {file}" if isinstance(file, str) else step
+    return file if isinstance(file, str) and Path(file).is_absolute() else ""
 
 
 def _of_the_machine(error: Exception) -> Known | None:
     if isinstance(error, OSError) and error.errno in _FULL:
-        where = f" of {error.filename}" if isinstance(error.filename, str) else ""
+        where = f" of {file}" if (file := _file(error)) else ""
         return (
             FailureReason.TRANSFER_FAILED,
             f"the volume{where} is full: give it more space (the value `scratch` of the chart, or the cache)",
@@ -75,9 +81,10 @@ def _of_an_input(error: Exception) -> Known | None:
         return None
     if layer == "data" and library and library not in _OF_MODELS - {"tokenizers"}:
         return FailureReason.BAD_DATA, f"{library} cannot read or encode the site's data: {where}: correct the file"
-    if layer in {"model", "adapters"} and library in _OF_MODELS:
+    is_of_model = layer in {"model", "adapters"} and library in _OF_MODELS
+    if is_of_model and _WITH_ROWS.isdisjoint(_layers(error)):
         return FailureReason.BAD_MODEL, f"{library} cannot use the base model: {where}: {error}"
-    if layer in {"data", *_COMPUTATION} and library in _OF_MODELS:
+    if is_of_model or (layer in {"data", *_COMPUTATION} and library in _OF_MODELS):
         msg = f"{library} cannot compute with the base model or its tokenizer: {where}, {circumstances(error)}: use another base model"
         return FailureReason.BAD_MODEL, msg
     return None
@@ -111,8 +118,12 @@ def _package(frame: traceback.FrameSummary) -> str:
 
 def _layer(error: Exception) -> str:
     """The folder of this package (`data`, `model`, …), or the module, whose call failed; empty if none is on the stack."""
-    frames = _own_frames(error)
-    return Path(frames[-1].filename).relative_to(_PACKAGE).parts[0].removesuffix(".py") if frames else ""
+    return next(reversed(_layers(error)), "")
+
+
+def _layers(error: Exception) -> list[str]:
+    """Those of all calls of this package on the stack, the last one last."""
+    return [Path(frame.filename).relative_to(_PACKAGE).parts[0].removesuffix(".py") for frame in _own_frames(error)]
 
 
 def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:

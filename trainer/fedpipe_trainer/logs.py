@@ -89,6 +89,7 @@ def configure(log_format: LogFormat) -> None:
     logging.captureWarnings(capture=True)
     # Python's own hooks would print the message.
     sys.excepthook = lambda _kind, error, _trace: _LOG.critical("the process ends by an exception", exc_info=error)
+    sys.unraisablehook = lambda ended: _LOG.error("an exception was raised where none can be handled", exc_info=ended.exc_value)
     threading.excepthook = lambda ended: _LOG.error("a thread ended by an exception", exc_info=ended.exc_value)
     # int8 layers log a line per call when their input is bf16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

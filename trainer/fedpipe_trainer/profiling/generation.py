@@ -12,6 +12,7 @@ from fedpipe_trainer.contract import CausalLM, FailureReason, GenerationSpeed, P
 from fedpipe_trainer.data import IGNORED, Example
 from fedpipe_trainer.errors import TaskFailed, Terminated
 from fedpipe_trainer.evaluation import DecodingConfig, generate_answers
+from fedpipe_trainer.library_failures import location
 from fedpipe_trainer.profiling.subject import Subject
 from fedpipe_trainer.task_runtime import TaskRuntime
 
@@ -52,7 +53,8 @@ def measure_generation(subject: Subject, examples: Sequence[Example], runtime: T
             return None
         raise
     except (RuntimeError, ValueError, IndexError, AttributeError) as error:
-        _LOG.warning("the speed of generating answers could not be measured: %s", error)
+        # Without its message, which may quote the data: the prompts are the site's.
+        _LOG.warning("the speed of generating answers could not be measured: %s in %s", type(error).__name__, location(error))
         return None
     token, token_of_batch = max(0.0, one_more - one) / _TOKENS, max(0.0, many_more - many) / _TOKENS
     each = min(token, max(0.0, token_of_batch - token) / (_BATCH - 1))

@@ -50,6 +50,11 @@ _UNQUANTISED: Final = 16
 _TRAINED: Final = 32
 """Bits of what is trained."""
 _MIB: Final = 2**20
+_UNSUPPORTED: Final[tuple[type[Exception], ...]] = (
+    *(TaskFailed, RuntimeError, MemoryError, ImportError),
+    *(TypeError, ValueError, LookupError, AttributeError, AssertionError),
+)
+"""What is raised at a bit width that a site cannot compute with."""
 
 
 @dataclass(frozen=True)
@@ -248,16 +253,15 @@ def measure_bit_widths(task: ProfileTask, runtime: TaskRuntime, site: PreparedSi
             _check_base_fits(needed, runtime)
             with device.memory_limit(device.choose(), runtime.memory_limit_bytes):
                 found.measured[bits] = measure_bit_width(bits, task, runtime, site)
-        except (TaskFailed, RuntimeError, MemoryError, NotImplementedError, ImportError) as error:
+        except _UNSUPPORTED as error:
             if site.workers and site.workers.is_broken:
                 raise
+            reason = failure_of(error, elapsed_seconds=runtime.elapsed_seconds()).message
             if _is_out_of_memory(error):
                 found.out_of_memory[bits] = max(available, needed)
             else:
-                found.unsupported[bits] = printable(str(error))
-            _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, error)
-        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-            found.unsupported[bits] = failure_of(error, elapsed_seconds=runtime.elapsed_seconds()).message
+                found.unsupported[bits] = reason
+            _LOG.warning("the model cannot be trained at %d bits at this site: %s", bits, reason)
     clear_cache()
     if not found.measured:
         raise _failure(found, device.memory_bytes(device.choose(), runtime.memory_limit_bytes))
@@ -295,11 +299,25 @@ def measure_bit_width(bits: Bits, task: ProfileTask, runtime: TaskRuntime, site:
 
 
 def _load(bits: Bits, task: ProfileTask, site: PreparedSite) -> Base:
-    """The base, which the workers load at the same time."""
+    """The base, which the workers load at the same time. Raises as `_load_here`."""
     attention, whole = task.model.attn_implementation, task.model.modules_to_save
     asked = LoadBase(site.folder, fingerprint(site.folder), bits, site.objective, attention, whole)
     with site.workers.loading(asked) if site.workers else nullcontext():
-        return load(site.folder, bits, site.objective, attention, whole)
+        return _load_here(asked)
+
+
+def _load_here(asked: LoadBase) -> Base:
+    """The base, in this process.
+
+    Raises:
+        TaskFailed: BadModel, what loads or quantises it cannot. It has no row at hand, so its own words are told.
+    """
+    try:
+        return load(asked.folder, asked.bits, asked.objective, asked.attention, asked.modules_to_save)
+    except (RuntimeError, ImportError) as error:
+        if device.is_out_of_memory(error):
+            raise
+        raise TaskFailed(FailureReason.BAD_MODEL, str(error) or type(error).__name__) from error
 
 
 def score(
