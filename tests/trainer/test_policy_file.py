@@ -123,6 +123,22 @@ def test_a_pipe_allows_nothing_and_is_not_waited_for(tmp_path: Path) -> None:
         policy_of_files([str(tmp_path / "train.jsonl")])
 
 
+@pytest.mark.parametrize("text", ["{}", "maxLabels: 3", f"{CANARY}: [{CANARY}"])
+@pytest.mark.parametrize("has_policy", [False, True])
+def test_a_file_whose_name_has_another_end_allows_nothing_until_it_is_renamed(tmp_path: Path, text: str, *, has_policy: bool) -> None:
+    """Its owner believes that it holds."""
+    (tmp_path / "may").mkdir()
+    (tmp_path / "fedpipe-policy.yml").write_text(text)
+    if has_policy:
+        (tmp_path / POLICY_FILE).write_text("{}")
+
+    with pytest.raises(TaskFailed, match=r"fedpipe-policy\.yml cannot be used.*: rename it to fedpipe-policy\.yaml") as caught:
+        policy_of_files([str(tmp_path / "may" / "train.jsonl")])
+
+    assert caught.value.reason is FailureReason.POLICY_DENIED
+    assert CANARY not in caught.value.message
+
+
 def test_a_link_to_nothing_allows_nothing(tmp_path: Path) -> None:
     (tmp_path / POLICY_FILE).symlink_to(tmp_path / "gone.yaml")
 

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from fedpipe_trainer.contract import POLICY_FILE, DataPolicy, FailureReason, RunSelector, stricter
 from fedpipe_trainer.errors import TaskFailed
 
+_MISNAMED: Final = "fedpipe-policy.yml"
+"""The other usual end of the name: its owner believes that it holds."""
 _LARGEST: Final = 2**20
 """Bytes; MAX_POLICY_LABELS names of usual length take less."""
 
@@ -54,11 +56,11 @@ def policy_of_files(paths: Iterable[str]) -> DataPolicy | None:
 
 
 def policy_files(paths: Iterable[str]) -> list[Path]:
-    """The policy files that count for these data, unread."""
+    """The policy files that count for these data, unread; among them those with another end of their name, which cannot be used."""
     # Data may be a folder, which can have a policy of its own. Of a link, the policy where it leads counts, too.
     places = {place for path in paths for place in (Path(path).absolute(), Path(os.path.realpath(path)))}
     folders = {folder for place in places for folder in (place, *place.parents)}
-    return [folder / POLICY_FILE for folder in sorted(folders) if _exists(folder / POLICY_FILE)]
+    return [file for folder in sorted(folders) for file in (folder / POLICY_FILE, folder / _MISNAMED) if _exists(file)]
 
 
 def _exists(path: Path) -> bool:
@@ -81,6 +83,8 @@ def _read(path: Path) -> DataPolicy:
 
 
 def _text(path: Path) -> str:
+    if path.name != POLICY_FILE:
+        raise _UnusableError(f"its name has another end: rename it to {POLICY_FILE}")
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for without end
         raise _UnusableError("it cannot be read (it is a pipe or a device): remove it")
     try:
