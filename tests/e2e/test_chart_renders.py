@@ -320,7 +320,7 @@ def test_a_new_pod_stands_by_before_an_old_one_ends_and_the_selector_matches_bot
 def test_the_replicas_of_a_release_share_a_lease_of_its_name_and_each_has_its_own_identity() -> None:
     objects = rendered(WIDE | {"replicas": 2}, name="ours", namespace="platform")
     env = {
-        one["name"]: one.get("value") or one["valueFrom"]["fieldRef"]["fieldPath"]
+        one["name"]: one.get("value") or one["valueFrom"].get("fieldRef", {}).get("fieldPath")
         for one in container(objects)["env"]
         if one.get("value") or "valueFrom" in one
     }
@@ -333,6 +333,12 @@ def test_the_replicas_of_a_release_share_a_lease_of_its_name_and_each_has_its_ow
     }
     assert (role["metadata"]["namespace"], granted(role["rules"])) == ("platform", granted(rules("lease")))
     assert [rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule] == [["ours-fedpipe"]]
+
+
+def test_the_operator_knows_the_memory_that_its_container_may_use() -> None:
+    (memory,) = (one["valueFrom"] for one in container(rendered())["env"] if one["name"] == "FEDPIPE_MEMORY_BYTES")
+
+    assert memory == {"resourceFieldRef": {"containerName": "operator", "resource": "limits.memory"}}
 
 
 def test_replicas_prefer_different_nodes_and_a_drain_takes_one_at_a_time() -> None:
