@@ -28,7 +28,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Each file in one worker, in the order of tests/e2e/conftest.py. More workers than processors, since these tests wait half of the time.
 E2E_MARKS ?= e2e and not nightly
-E2E := $(BIN)/pytest -m "$(E2E_MARKS)" -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
+# A whole run that a test waits for may take longer than a test of units may.
+E2E := $(BIN)/pytest -o faulthandler_timeout=1800 -m "$(E2E_MARKS)" -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder $(E2E_TESTS)
 LOCK := requirements.lock
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # Named after a checksum of its inputs: a changed lock is installed again, and file times, which a checkout changes, do not matter.
