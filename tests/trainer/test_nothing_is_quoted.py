@@ -308,7 +308,7 @@ WRONG: Final[dict[str, Any]] = {
     "a number with a fraction": 9021042167.25,
     "a number that is too large": 9021042167e290,
     "an integer that is too large": 9021042167 * 10**400,
-    "a text that is no number": f"{NUMBER},{CANARY}",
+    "a text that is not a number": f"{NUMBER},{CANARY}",
     "no number": float("nan"),
     "a boolean": True,
     "a date": f"2026-13-45T{CANARY}",

@@ -193,7 +193,7 @@ def observe(run: Run, jobs: Mapping[str, JobStatus], store: Store, cache: Object
         verdicts=reader.verdicts(partial(names.update_verdict, round_), sites),
         # Of a round that is evaluated already, nothing was listed.
         site_evaluations=reader.by_site(
-            partial(names.evaluation_result, round_ - 1), partial(admission.of_evaluation, round_ - 1), sites, refused
+            partial(names.evaluation_result, round_ - 1), partial(admission.of_evaluation, round_ - 1), sites, refused, may_change=True
         ),
         dry_exports=reader.attempts(names.dry_export_result, admission.of_dry_export, refused),
         exports=reader.attempts(names.export_result, admission.of_export, refused),
@@ -330,17 +330,38 @@ class _StoreReader:
         admission: Callable[[str, int], Admit[Admitted]],
         sites: Iterable[str],
         refused: dict[str, Refused],
+        *,
+        may_change: bool = False,
     ) -> dict[str, dict[int, Admitted]]:
-        """Results by site and attempt; what is refused is added to `refused`. A site that no longer exists may have left results."""
-        return {site: self.attempts(partial(key_of, site), partial(admission, site), refused, site) for site in sorted(sites)}
+        """Results by site and attempt; what is refused is added to `refused`. A site that no longer exists may have left results.
+
+        Args:
+            key_of: the key of a site's attempt.
+            admission: how it is admitted.
+            sites: whose results are read.
+            refused: by key.
+            may_change: whether another job writes what an interrupted one left: a training, the evaluation before its first step.
+        """
+        return {
+            site: self.attempts(partial(key_of, site), partial(admission, site), refused, site, may_change=may_change)
+            for site in sorted(sites)
+        }
 
     def attempts(
-        self, key_of: Callable[[int], str], admission: Callable[[int], Admit[Admitted]], refused: dict[str, Refused], site: str = ""
+        self,
+        key_of: Callable[[int], str],
+        admission: Callable[[int], Admit[Admitted]],
+        refused: dict[str, Refused],
+        site: str = "",
+        *,
+        may_change: bool = False,
     ) -> dict[int, Admitted]:
         """Results by attempt. An attempt that was killed left nothing, so there may be gaps."""
         found: dict[int, Admitted] = {}
         for attempt in self.listing.attempts(key_of):
-            value = self.cache.admit(self.store, key := key_of(attempt), admission(attempt), site, may_change=key in self.active)
+            value = self.cache.admit(
+                self.store, key := key_of(attempt), admission(attempt), site, may_change=may_change or key in self.active
+            )
             if isinstance(value, Refused):
                 refused[key] = value
             elif value is not None:
