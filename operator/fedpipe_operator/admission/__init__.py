@@ -28,3 +28,4 @@ from fedpipe_operator.admission.results import admit_progress as admit_progress
 from fedpipe_operator.admission.results import admit_update as admit_update
 from fedpipe_operator.admission.results import hash_of as hash_of
 from fedpipe_operator.admission.results import max_update_bytes as max_update_bytes
+from fedpipe_operator.admission.results import plausible as plausible

@@ -138,12 +138,12 @@ def admit_update(data: bytes, asked: Asked, bounds: UpdateBounds) -> AdmittedUpd
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
         check_update(result, bounds, asked.what)
-    shown = {name: _plausible(getattr(result, name), most) for name, most in _SHOWN_FIGURES.items()}
+    shown = {name: plausible(getattr(result, name), most) for name, most in _SHOWN_FIGURES.items()}
     return AdmittedUpdate(result.model_copy(update={"dropped_rows": min(result.dropped_rows, bounds.rows), **shown}))
 
 
-def _plausible(value: float | None, most: float) -> float | None:
-    """A figure that is shown and decides nothing: one that no training has is left out, rather than refused with its update."""
+def plausible(value: float | None, most: float) -> float | None:
+    """A figure that is shown and decides nothing: one that no training has, or NaN, is left out, rather than refused with its update."""
     return value if value is not None and 0 <= value <= most else None
 
 

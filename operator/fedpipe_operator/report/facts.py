@@ -296,9 +296,9 @@ def measured_rows(record: RunRecord) -> list[MeasuredRow]:
 
 def training_rows(record: RunRecord) -> list[TrainingRow]:
     """Every site with a completed training."""
-    completed = {site: [one for results in record.updates.values() if (one := results.get(site)) is not None] for site in record.sites}
-    of_sites = {site: [one for one in updates if one.outcome is Outcome.COMPLETED] for site, updates in completed.items()}
-    return [_training_row(site, updates) for site, updates in of_sites.items() if updates]
+    updates = {site: [results[site] for results in record.updates.values() if site in results] for site in record.sites}
+    completed = {site: [one for one in found if one.outcome is Outcome.COMPLETED] for site, found in updates.items()}
+    return [_training_row(site, found) for site, found in completed.items() if found]
 
 
 def _training_row(site: str, updates: list[AdmittedUpdate]) -> TrainingRow:

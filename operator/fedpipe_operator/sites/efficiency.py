@@ -3,12 +3,11 @@
 They are shown and decide nothing. What was not measured, or is no plausible number, is absent and not 0.
 """
 
-import math
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from fedpipe_operator.admission import AdmittedUpdate
+from fedpipe_operator.admission import AdmittedUpdate, plausible
 from fedpipe_trainer.contract import EnergySource, Wire
 
 _LARGEST_RATE: Final = 1e15
@@ -47,9 +46,9 @@ def efficiency_of(update: AdmittedUpdate) -> Efficiency:
     steps, transfers = measured.seconds.get("train", 0.0), measured.seconds.get("transfer", 0.0)
     joules = update.energy_joules
     return Efficiency(
-        tokens_per_second=_plausible(speed),
-        padded_tokens_per_second=None if speed is None else _plausible(speed * _padded_per_token(update)),
-        mfu=_plausible(update.mfu, _LARGEST_MFU),
+        tokens_per_second=plausible(speed, _LARGEST_RATE),
+        padded_tokens_per_second=None if speed is None else plausible(speed * _padded_per_token(update), _LARGEST_RATE),
+        mfu=plausible(update.mfu, _LARGEST_MFU),
         tokens_per_joule=_ratio(_new_tokens(update), joules),
         energy_source=update.energy_source if joules else None,
         granularity=None if update.resumed_from_step else _ratio(steps, transfers),
@@ -68,8 +67,4 @@ def _new_tokens(update: AdmittedUpdate) -> float:
 
 def _ratio(part: float, whole: float | None) -> float | None:
     """None where one of them was not measured."""
-    return _plausible(part / whole) if part and whole else None
-
-
-def _plausible(value: float | None, most: float = _LARGEST_RATE) -> float | None:
-    return value if value is not None and math.isfinite(value) and 0 <= value <= most else None
+    return plausible(part / whole, _LARGEST_RATE) if part and whole else None

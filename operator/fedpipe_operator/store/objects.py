@@ -52,10 +52,11 @@ def read_object(store: Store, key: str, kind: type[WireT], check: Callable[[byte
         UserError: `ObjectUnreadable`, it is damaged or of another version; or an error of the store.
     """
     data = store.read(key)
-    if data is not None:
-        check(data)
+    if data is None:
+        return None
+    check(data)
     try:
-        return None if data is None else decode_object(data, kind)
+        return decode_object(data, kind)
     except ValueError as error:
         raise unreadable_error(key, error) from error
 
