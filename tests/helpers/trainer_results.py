@@ -11,9 +11,11 @@ from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from fedpipe_trainer.codecs.files import decode_whole
 from fedpipe_trainer.contract import (
+    IDENTITY,
     Artifact,
     BaseModelFacts,
     DryExportResult,
@@ -37,6 +39,7 @@ from fedpipe_trainer.contract import (
     WeightShape,
 )
 
+Tensors = dict[str, npt.NDArray[Any]]
 BASE = "ba5e" * 16
 WEIGHTS = {"layer.0.q": (8, 6), "layer.0.v": (4, 6)}
 HEAD = {"base_model.model.classifier.weight": (3, 8)}
@@ -83,7 +86,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
     """Write an adapter that depends only on site, round and seed to the task's URL; the result for it."""
     tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
     file = folder / "update.safetensors"
-    save_file(tensors, file)
+    save_file(encoded(tensors, task), file)
     data = file.read_bytes()
     target = path_of(task.adapter)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +107,27 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
         "train_loss": 1.0,
     }
     return TrainResult(**_header(task), **(fields | changes))
+
+
+def encoded(tensors: Tensors, task: TrainTask) -> Tensors:
+    """The tensors as the task's codec has them in a file, without error feedback."""
+    if task.codec is None or task.codec.type == IDENTITY:
+        return tensors
+    from fedpipe_trainer.compression import Weight, compress  # noqa: PLC0415 -- it imports torch, which most tests do without
+
+    known = decode_whole(load_file(path_of(task.global_adapter.url))) if task.global_adapter else {}
+    weights = [Weight(name, task.plan.scale(name)) for name, rank in task.plan.ranks.items() if rank]
+    scales = {one.keys[1]: one.scale for one in weights}
+    starts = {key: _as_large(known[key] / np.float32(scales.get(key, 1.0)), tensors[key].shape) for key in tensors.keys() & known.keys()}
+    return dict(compress(tensors, starts, task.codec, weights=weights).arrays)
+
+
+def _as_large(tensor: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Of a global factor the components that a site of this shape trains, and zeros for those that are new."""
+    start = np.zeros(shape, np.float32)
+    part = tuple(slice(min(one, other)) for one, other in zip(shape, tensor.shape, strict=True))
+    start[part] = tensor[part]
+    return start
 
 
 def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:

@@ -14,7 +14,8 @@ from trainer_results import BASE, WEIGHTS, a_profile, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import MAX_RESULT_BYTES, AdmittedDryExport, RefusedError, max_update_bytes
-from fedpipe_operator.aggregation.gate import check_size, expected_shapes, max_adapter_bytes
+from fedpipe_operator.aggregation.encoded import shapes_of
+from fedpipe_operator.aggregation.gate import check_size, max_adapter_bytes
 from fedpipe_operator.api import TrainingSpec
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
 from fedpipe_operator.reconcile import export_tasks
@@ -363,7 +364,7 @@ def test_a_checkpoint_of_a_whole_round_fits_into_its_form(finished: World, tmp_p
     task = tasks.training_task(
         replace(a_context(), forms=SignedForms()), StartTraining("site-a", 2, 0), INPUTS, plan=plan, previous=commit_of(finished, 1)
     )
-    shapes = expected_shapes(plan, "site-a")
+    shapes = shapes_of(plan, "site-a")
     parameters = {key: torch.nn.Parameter(torch.ones(shape)) for key, shape in shapes.items()}
     optimizer = torch.optim.AdamW(parameters.values())
     for parameter in parameters.values():

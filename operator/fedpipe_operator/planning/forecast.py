@@ -9,7 +9,7 @@ from fedpipe_operator.planning.choices import Choice, found_share_of, load_need,
 from fedpipe_operator.planning.memory_model import Step, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
-from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds, wire_bytes
+from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
@@ -21,14 +21,14 @@ def choice_of(plan: Plan) -> Choice:
 
 def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int) -> Forecast:
     """What a choice with these ranks and steps needs at a site."""
-    sent = wire_bytes(site, ranks, request.head)
+    sent = request.update_bytes(site, ranks)
     of_steps = seconds_of_steps(request, site, choice, steps)
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
         seconds=float(other_seconds_of(request, site, choice.bits, sent, choice.micro_batch)) + of_steps,
         step_seconds=of_steps,
         cached_share=found_share_of(request, site, choice, steps),
-        upload_bytes=update_file_bytes(site.base.weights, ranks, request.head),
+        upload_bytes=update_file_bytes(site.base.weights, ranks, request.head, request.codecs),
         download_bytes=request.download_file(site),
     )
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedpipe_operator.admission import AdmittedUpdate, plausible
 from fedpipe_trainer.contract import EnergySource, Wire
+from fedpipe_trainer.contract.codec import CodecName
 
 _LARGEST_RATE: Final = 1e15
 """Of tokens, bits or their quotients: more than any device has."""
@@ -35,6 +36,10 @@ class Efficiency(Wire):
     """G = T_comp / T_comm: seconds of the steps over those of all transfers of the task. Below 1, it waited for the network longer."""
     bits_per_second: _Rate | None = None
     """Bits of both directions over the seconds of all transfers."""
+    codecs: Annotated[dict[CodecName, Annotated[int, Field(ge=0)]], Field(max_length=16)] = {}
+    """Tensors of the update by the codec that they travelled with; empty without a codec."""
+    update_cosine: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Between the increment that was trained and what is decoded of it, by the site; None without a codec."""
 
 
 def efficiency_of(update: AdmittedUpdate) -> Efficiency:
@@ -53,6 +58,8 @@ def efficiency_of(update: AdmittedUpdate) -> Efficiency:
         energy_source=update.energy_source if joules else None,
         granularity=None if update.resumed_from_step else _ratio(steps, transfers),
         bits_per_second=_ratio(_BITS * (measured.uploaded_bytes + measured.downloaded_bytes), transfers),
+        codecs=update.codecs or {},
+        update_cosine=None if update.update_cosine is None else plausible(update.update_cosine, 1.0),
     )
 
 
