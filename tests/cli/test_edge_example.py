@@ -1,4 +1,4 @@
-"""The commands of docs/edge.md and docs/compression.md, as they are written there: the toy is made, its sites train it, once with few bytes."""
+"""The commands of docs/edge.md and docs/compression.md as they are written: a toy is made, its sites train it, then once with few bytes."""
 
 import json
 import os
