@@ -60,7 +60,10 @@ _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
 _VALUES_OF_DRY_EXPORT: Final = 4 * MAX_EXPORT_FILES + MOST_VALUES
 """Of JSON, at most: name and size of each file."""
-_SHOWN_FIGURES: Final = {"train_loss": MAX_LOSS, "validation_loss": MAX_LOSS, "tokens_per_second": 1e15, "mfu": 10.0}
+LARGEST_RATE: Final = 1e15
+"""Of tokens, bits or their quotients: more than any device has."""
+LARGEST_MFU: Final = 10.0
+_SHOWN_FIGURES: Final = {"train_loss": MAX_LOSS, "validation_loss": MAX_LOSS, "tokens_per_second": LARGEST_RATE, "mfu": LARGEST_MFU}
 """The most of each."""
 _MODEL_FILES: Final = ("config.json",)
 """Of a merged model, at least, beside its weights."""
