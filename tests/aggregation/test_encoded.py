@@ -17,13 +17,13 @@ from toy_rounds import HEAD, Fleet, RecordingSource
 from fedpipe_operator import names
 from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import AggregationConfig, Candidate, RoundInput, aggregate_round
-from fedpipe_operator.aggregation.encoded import open_update, rungs_of, shapes_of, write_encoded
+from fedpipe_operator.aggregation.encoded import open_update, shapes_of, write_encoded
 from fedpipe_operator.aggregation.gate import Expected, check, max_adapter_bytes
 from fedpipe_operator.aggregation.tensors import open_tensors
 from fedpipe_operator.api import CodecType
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan, Verdict
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.codecs import CODECS, Part, Shape
+from fedpipe_trainer.codecs import CODECS, Part, Shape, update_codecs
 from fedpipe_trainer.codecs.codec import Array, Float32
 from fedpipe_trainer.codecs.encoding import Fidelity
 from fedpipe_trainer.codecs.files import decode_whole
@@ -179,6 +179,32 @@ def test_an_increment_is_added_to_the_global_adapter_that_the_operator_has(fleet
     np.testing.assert_allclose(update.read(HEAD) - first[HEAD], learned[HEAD], atol=2e-6)
 
 
+@pytest.mark.parametrize("type_", ["Identity", "Int8"])
+def test_the_error_of_the_copy_that_a_site_reads_is_no_part_of_what_it_learned(fleet: Fleet, type_: str) -> None:
+    """A site that learned nothing changes nothing, round by round, however inexact its copy of the global adapter is."""
+    _, first = aggregated(fleet, None, {site: fleet.candidate(site) for site in fleet.ranks})
+    second, codec = fleet.next_round(), Codec(type=type_, downlink="Int8")
+    sink = io.BytesIO()
+    write_encoded(open_tensors(RecordingSource(save(first))), codec, "encoded", sink)
+    copy, arrays = decode_whole(load(sink.getvalue())), {}
+    for site in fleet.ranks:
+        start = {}
+        for key in second.tensors(site):
+            weight = next((one for one in weights_of(fleet, site) if key in one.keys), None)
+            part = copy[key] if weight is None else copy[key][: fleet.ranks[site][weight.name]] if "lora_A" in key else copy[key]
+            start[key] = part if "lora_B" not in key else part[:, : fleet.ranks[site][weight.name]] / np.float32(weight.scale)  # type: ignore[union-attr]  # a factor
+        arrays[site] = compress(start, start, codec, weights=weights_of(fleet, site)).arrays
+
+    round_input = RoundInput(planned(second, codec), {site: a_candidate(second, site, one) for site, one in arrays.items()})
+    sink = io.BytesIO()
+    result = aggregate_round(replace(round_input, previous=RecordingSource(save(first))), CONFIG, sink)
+
+    assert result.commit is not None
+    after = load(sink.getvalue())
+    np.testing.assert_allclose(product(after), product(first), atol=1e-5 * np.linalg.norm(product(first)))
+    np.testing.assert_allclose(after[HEAD], first[HEAD], atol=1e-6)
+
+
 def test_components_that_the_global_adapter_does_not_have_start_at_zero(fleet: Fleet) -> None:
     narrow = fleet.tensors("gamma")  # of rank 1
     second, codec = fleet.next_round(), Codec(type="Float16")
@@ -266,7 +292,7 @@ def test_a_new_codec_is_an_entry_in_the_table_and_touches_nothing_else(fleet: Fl
     arrays = {site: arrays_of(fleet, site, codec) for site in fleet.ranks}
 
     assert all(key.endswith(".Doubled.twice") for one in arrays.values() for key in one)
-    assert [one.name for one in rungs_of(codec)] == ["Doubled"]
+    assert [one.name for one in update_codecs(codec)] == ["Doubled"]
     commit, _ = aggregated(fleet, codec, {site: a_candidate(fleet, site, one) for site, one in arrays.items()})
     plain, _ = aggregated(fleet, None, {site: fleet.candidate(site) for site in fleet.ranks})
     assert commit.adapter == plain.adapter

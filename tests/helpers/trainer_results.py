@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 from fedpipe_trainer.codecs.files import decode_whole
 from fedpipe_trainer.contract import (
-    IDENTITY,
     Artifact,
     BaseModelFacts,
     DryExportResult,
@@ -111,7 +110,7 @@ def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
 
 def encoded(tensors: Tensors, task: TrainTask) -> Tensors:
     """The tensors as the task's codec has them in a file, without error feedback."""
-    if task.codec is None or task.codec.type == IDENTITY:
+    if task.codec is None or task.codec.is_plain:
         return tensors
     from fedpipe_trainer.compression import Weight, compress  # noqa: PLC0415 -- it imports torch, which most tests do without
 

@@ -89,7 +89,7 @@ def test_the_update_has_the_bytes_that_the_planner_forecasts(make_task: Any, tmp
 def test_with_identity_the_bytes_are_those_without_a_codec(make_task: Any, tmp_path: Path) -> None:
     before = run_training(make_task(objective=CLASSES), tmp_path)[1].read_bytes()
 
-    result, path = run_training(make_task(objective=CLASSES, codec=Codec(downlink="Float16")), tmp_path)
+    result, path = run_training(make_task(objective=CLASSES, codec=Codec()), tmp_path)
 
     assert path.read_bytes() == before
     assert (result.codecs, result.update_cosine) == (None, None)

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Final
 
 import torch
 
 from fedpipe_trainer.adapters import Adapters, AdapterTensors, Factors
 from fedpipe_trainer.adapters.wire import lora_a_key, lora_b_key, parameter_key
-from fedpipe_trainer.codecs import Array, Float32, TensorCodec, ladder
+from fedpipe_trainer.codecs import Array, Float32, TensorCodec, update_codecs
 from fedpipe_trainer.codecs.encoding import Encoded, Fidelity, counted, encode
 from fedpipe_trainer.codecs.files import part_key
-from fedpipe_trainer.contract import Codec, FailureReason, TrainTask
+from fedpipe_trainer.contract import IDENTITY, Codec, FailureReason, TrainTask
 from fedpipe_trainer.error_feedback import Residuals, ResidualStore, as_residuals, correct, left_over, residual_of
 from fedpipe_trainer.errors import TaskFailed
 
@@ -34,7 +33,7 @@ class Compressed:
     fidelity: Fidelity
     """Of all increments together."""
     residuals: Residuals
-    """What was lost, with what earlier rounds had lost: for the next round."""
+    """What was lost, with what earlier rounds had lost: for the next round; empty without error feedback."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,6 @@ class Weight:
         return lora_a_key(self.name), lora_b_key(self.name)
 
 
-_NOTHING: Final[Residuals] = {}
-
-
 def compressed_update(task: TrainTask, codec: Codec, adapters: Adapters, start: AdapterTensors, cache: Path) -> Compressed:
     """The update as it is sent. What was lost of it is kept in the site's `cache` for its next one, if the codec says so.
 
@@ -62,7 +58,7 @@ def compressed_update(task: TrainTask, codec: Codec, adapters: Adapters, start: 
     sent = {key: tensor.detach().cpu().numpy() for key, tensor in adapters.update().items()}
     weights = [Weight(name, task.plan.scale(name)) for name, rank in task.plan.ranks.items() if rank]
     starts = starts_of(adapters, start, weights)
-    if not codec.error_feedback:
+    if codec.type == IDENTITY or not codec.error_feedback:
         return compress(sent, starts, codec, weights=weights)
     store = ResidualStore(cache, task.run, task.site)
     compressed = compress(sent, starts, codec, weights=weights, residuals=store.read(task.round))
@@ -98,7 +94,7 @@ def compress(
     codec: Codec,
     *,
     weights: list[Weight],
-    residuals: Residuals = _NOTHING,
+    residuals: Residuals | None = None,
 ) -> Compressed:
     """Encode each tensor's increment, after what earlier rounds lost of it was added.
 
@@ -107,29 +103,26 @@ def compress(
         starts: by key; a tensor without one starts at zero.
         codec: of the run.
         weights: those of the update, whose factors are corrected together.
-        residuals: of earlier rounds.
+        residuals: of earlier rounds; None: without error feedback.
 
     Raises:
         TaskFailed: BadTask, there is no such codec.
     """
     try:
-        rungs = ladder(codec, codec.type)
+        rungs = update_codecs(codec)
     except ValueError as error:
         raise TaskFailed(FailureReason.BAD_TASK, f"codec.type: {error}; or use a trainer image as new as the operator") from error
     encoder = _Encoder(starts, codec, rungs)
-    of_weights = {key for weight in weights for key in weight.keys}
-    left: dict[str, Float32] = {}
+    left = dict(residuals or {})
     for weight in sorted(weights, key=lambda one: one.name):
         left |= encoder.weight(weight, sent, residuals)
-    for key in sorted(sent.keys() - of_weights):
-        value = sent[key] + residuals[key] if key in residuals and residuals[key].shape == sent[key].shape else sent[key]
-        left[key] = value - encoder.tensor(key, value)
-    kept = {key: value for key, value in residuals.items() if key not in left} | left
+    for key in sorted(sent.keys() - {key for weight in weights for key in weight.keys}):
+        left |= encoder.whole(key, sent[key], residuals)
     return Compressed(
         encoder.arrays,
         counted(one.name for one in encoder.encoded),
         reduce(add, (one.fidelity for one in encoder.encoded), Fidelity()),
-        kept,
+        left,
     )
 
 
@@ -141,15 +134,26 @@ class _Encoder:
         self.arrays: dict[str, Array] = {}
         self.encoded: list[Encoded] = []
 
-    def weight(self, weight: Weight, sent: Mapping[str, Float32], residuals: Residuals) -> Residuals:
-        """Encode both factors; what is left over for the next round."""
+    def weight(self, weight: Weight, sent: Mapping[str, Float32], residuals: Residuals | None) -> Residuals:
+        """Encode both factors of a weight; what is left over for the next round."""
         a_key, b_key = weight.keys
         a, b = sent[a_key], sent[b_key]
+        if residuals is None:
+            self._tensor(a_key, a), self._tensor(b_key, b)
+            return {}
         a, b, rest = correct(a, b, weight.scale, residual_of(residuals, weight.name, (len(b), a.shape[1])))
-        decoded = self.tensor(a_key, a), self.tensor(b_key, b)
+        decoded = self._tensor(a_key, a), self._tensor(b_key, b)
         return as_residuals(weight.name, left_over(rest, weight.scale, (a, b), decoded))
 
-    def tensor(self, key: str, value: Float32) -> Float32:
+    def whole(self, key: str, value: Float32, residuals: Residuals | None) -> Residuals:
+        """Encode a tensor that is trained whole; what is left over."""
+        if residuals is None:
+            self._tensor(key, value)
+            return {}
+        corrected = value + residuals[key] if key in residuals and residuals[key].shape == value.shape else value
+        return {key: corrected - self._tensor(key, corrected)}
+
+    def _tensor(self, key: str, value: Float32) -> Float32:
         """Encode one tensor; what is decoded of it."""
         start = self._starts.get(key)
         encoded = encode(value if start is None else value - start, self._rungs, self._codec)

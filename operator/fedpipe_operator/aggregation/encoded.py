@@ -13,9 +13,9 @@ import numpy as np
 
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Sink, Source, TensorFile, TensorWriter, factor_keys
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_trainer.codecs import Shape, TensorCodec, ladder
+from fedpipe_trainer.codecs import Shape, TensorCodec, ladder, update_codecs
 from fedpipe_trainer.codecs.encoding import encode
-from fedpipe_trainer.codecs.files import codec_in, parts_of
+from fedpipe_trainer.codecs.files import codec_in, part_key, parts_of
 from fedpipe_trainer.contract import Artifact, Codec
 
 
@@ -73,7 +73,7 @@ class DecodedTensors:
         codec, shape = self.codecs[key], self.shapes[key]
         if codec is None:
             return self.file.read(key)
-        parts = {name: self.file.read_array(f"{key}.{codec.name}.{name}") for name in codec.parts(shape)}
+        parts = {name: self.file.read_array(part_key(key, codec.name, name)) for name in codec.parts(shape)}
         try:
             increment = codec.decode(parts, shape)
         except ValueError as error:
@@ -99,7 +99,7 @@ class DecodedTensors:
 
 def open_update(file: TensorFile, plan: RoundPlan, site: str, scales: Mapping[str, float], previous: TensorFile | None) -> Tensors:
     """The tensors of a site's update, decoded where the round's plan has a codec."""
-    rungs = rungs_of(plan.codec)
+    rungs = update_codecs(plan.codec)
     if not rungs:
         return file
     factors = {
@@ -109,11 +109,6 @@ def open_update(file: TensorFile, plan: RoundPlan, site: str, scales: Mapping[st
         for key, is_a in zip(factor_keys(weight), (True, False), strict=True)
     }
     return DecodedTensors(file, shapes_of(plan, site), rungs, factors, previous)
-
-
-def rungs_of(codec: Codec | None) -> tuple[TensorCodec, ...]:
-    """The codecs that the tensors of an update may be encoded by, beside Identity."""
-    return ladder(codec, codec.type) if codec else ()
 
 
 def shapes_of(plan: RoundPlan, site: str) -> dict[str, Shape]:
@@ -141,7 +136,7 @@ def write_encoded(adapter: TensorFile, codec: Codec, name: str, sink: Sink) -> A
     writer = TensorWriter(sink, {key: part.shape for key, part in declared.items()}, {key: part.dtype for key, part in declared.items()})
     for key in adapter.entries:
         tensor, one = adapter.read(key), by_name.get(chosen[key])
-        arrays = {key: tensor} if one is None else {f"{key}.{one.name}.{part}": array for part, array in one.encode(tensor).items()}
+        arrays = {key: tensor} if one is None else {part_key(key, one.name, part): array for part, array in one.encode(tensor).items()}
         for part in parts[key]:
             writer.write(part, arrays[part])
     return writer.close(name)

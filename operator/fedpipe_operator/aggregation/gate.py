@@ -15,13 +15,13 @@ import numpy as np
 from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, Refused, RefusedError
 from fedpipe_operator.admission.refusal import require_equal
 from fedpipe_operator.aggregation import lengths
-from fedpipe_operator.aggregation.encoded import Tensors, open_update, rungs_of, shapes_of
+from fedpipe_operator.aggregation.encoded import Tensors, open_update, shapes_of
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.consent import Mixed, mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
-from fedpipe_trainer.codecs import Part
+from fedpipe_trainer.codecs import Part, update_codecs
 from fedpipe_trainer.codecs.files import codec_in, parts_of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def check_size(size: int, plan: RoundPlan, site: str, *, stated: int) -> None:
 
 def max_adapter_bytes(plan: RoundPlan, site: str) -> int:
     """Of the adapter of this site, which has a plan in the round."""
-    shapes, rungs = shapes_of(plan, site), rungs_of(plan.codec)
+    shapes, rungs = shapes_of(plan, site), update_codecs(plan.codec)
     largest = (max((parts_of(key, shape, codec) for codec in (None, *rungs)), key=_size_of) for key, shape in shapes.items())
     return sum(map(_size_of, largest)) + _max_update_header_bytes(plan, site)
 
@@ -120,7 +120,7 @@ def _size_of(parts: Mapping[str, Part]) -> int:
 
 def _max_update_header_bytes(plan: RoundPlan, site: str) -> int:
     """Of the header of this site's adapter: of each tensor, the longest that one of the round's codecs makes."""
-    shapes, rungs = shapes_of(plan, site), rungs_of(plan.codec)
+    shapes, rungs = shapes_of(plan, site), update_codecs(plan.codec)
     entries = ([_entry_bytes(parts_of(key, shape, codec)) for codec in (None, *rungs)] for key, shape in shapes.items())
     return _HEADER_BYTES + sum(map(max, entries))
 
@@ -158,7 +158,7 @@ def _open_adapter(source: Source, expected: Expected) -> TensorFile:
 def _check_tensors(file: TensorFile, expected: Expected) -> None:
     """The file has every tensor of the plan, each as it is or as one of the round's codecs has it, and nothing else."""
     adapter, plan = f"adapter of site {expected.site}", expected.plan
-    shapes, rungs = shapes_of(plan, expected.site), rungs_of(plan.codec)
+    shapes, rungs = shapes_of(plan, expected.site), update_codecs(plan.codec)
     parts = {key: parts_of(key, shape, codec_in(file.entries, key, shape, rungs)) for key, shape in shapes.items()}
     wanted = {key: part for of_tensor in parts.values() for key, part in of_tensor.items()}
     for reason, keys, fault in (

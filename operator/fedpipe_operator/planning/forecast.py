@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from fedpipe_operator import conversion
+from fedpipe_operator.api import CodecType
 from fedpipe_operator.formatting import bytes_text, rate_text
 from fedpipe_operator.planning.choices import Choice, found_share_of, load_need, other_seconds_of, seconds_of_steps
 from fedpipe_operator.planning.memory_model import Step, training_peak
@@ -103,7 +104,7 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
 
 def _codec_reason(request: PlanRequest, site: SiteProfile, ranks: Mapping[str, int]) -> list[str]:
     """What the codec of the run's updates saves, as a sentence; none without a codec."""
-    if not request.codecs:
+    if request.spec.codec.type is CodecType.IDENTITY:
         return []
     sent, plain = (update_file_bytes(site.base.weights, ranks, request.head, codecs) for codecs in (request.codecs, ()))
     return [f"its update travels as {request.spec.codec.type.value}: {bytes_text(sent)} instead of {bytes_text(plain)}"]

@@ -12,7 +12,7 @@ from fedpipe_operator.planning.passes import largest_step, steps_of_passes
 from fedpipe_operator.planning.sizes import WIRE_BYTES, element_bytes, global_file_bytes, update_bytes
 from fedpipe_operator.planning.time_model import global_bytes
 from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
-from fedpipe_trainer.codecs import TensorCodec, ladder
+from fedpipe_trainer.codecs import TensorCodec, ladder, update_codecs
 from fedpipe_trainer.contract import MAX_STEPS
 
 MEMORY_FRACTION: Final = 0.85
@@ -125,8 +125,7 @@ class PlanRequest:
     @cached_property
     def codecs(self) -> tuple[TensorCodec, ...]:
         """Those of updates, the run's first; empty: updates travel as they are."""
-        codec = conversion.codec(self.spec.codec)
-        return ladder(codec, codec.type) if codec else ()
+        return update_codecs(conversion.codec(self.spec.codec))
 
     @cached_property
     def _downlink_codecs(self) -> tuple[TensorCodec, ...]:

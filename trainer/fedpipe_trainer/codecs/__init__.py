@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fedpipe_trainer.codecs.codec import DTYPES, Array, Float32, Part, Shape, TensorCodec
-from fedpipe_trainer.codecs.numbers import Float16, Int4, Int8
+from fedpipe_trainer.codecs.numbers import Float16, Int4, Int8, Plain
 from fedpipe_trainer.codecs.sparse import LowRank, TopK
 from fedpipe_trainer.contract import IDENTITY, Codec
 
@@ -39,4 +39,34 @@ def ladder(codec: Codec, name: str) -> tuple[TensorCodec, ...]:
     return tuple(CODECS[one](codec) for one in (name, *better))
 
 
-__all__ = ["CODECS", "DTYPES", "Array", "Float16", "Float32", "Int4", "Int8", "LowRank", "Part", "Shape", "TensorCodec", "TopK", "ladder"]
+def update_codecs(codec: Codec | None) -> tuple[TensorCodec, ...]:
+    """Those that the tensors of an update may be encoded by, the run's first; empty: they travel as they are.
+
+    Where the sites start from a copy that is less exact, increments travel whatever the type: of a tensor as it is, the copy's error would
+    count as if the site had learned it.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if codec is None:
+        return ()
+    return (*ladder(codec, codec.type), *(() if codec.downlink == IDENTITY else (Plain(),)))
+
+
+__all__ = [
+    "CODECS",
+    "DTYPES",
+    "Array",
+    "Float16",
+    "Float32",
+    "Int4",
+    "Int8",
+    "LowRank",
+    "Part",
+    "Plain",
+    "Shape",
+    "TensorCodec",
+    "TopK",
+    "ladder",
+    "update_codecs",
+]

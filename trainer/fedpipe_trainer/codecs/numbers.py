@@ -1,4 +1,4 @@
-"""Codecs that write each value of a tensor with fewer bits."""
+"""Codecs that write each value of a tensor by itself: with fewer bits, or as it is."""
 
 from collections.abc import Mapping
 from math import ceil, prod
@@ -12,6 +12,24 @@ GROUP: Final = 128
 """Values, in the order of the tensor, that share a scale: it adds a quarter of a bit to each."""
 _INT4_MOST: Final = 7
 _INT8_MOST: Final = 127
+
+
+class Plain:
+    """The values as they are. Of an increment this is not the tensor as it is, where the site started from a copy that is less exact."""
+
+    name = "Float32"
+
+    def parts(self, shape: Shape) -> Mapping[str, Part]:
+        """The values."""
+        return {"values": Part("F32", shape)}
+
+    def encode(self, values: Float32) -> Mapping[str, Array]:
+        """The same."""
+        return {"values": values}
+
+    def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
+        """The same."""
+        return np.asarray(parts["values"], np.float32).reshape(shape)
 
 
 class Float16:

@@ -28,3 +28,8 @@ class Codec(Wire):
     """Between the increment of a tensor and what is decoded of it: below, the next better codec is used for it."""
     max_relative_error: Annotated[float, Field(gt=0, le=10)] = 0.5
     """Likewise ‖decoded − increment‖ / ‖increment‖: above, the next better codec is used."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything travels as it is."""
+        return self.type == IDENTITY and self.downlink == IDENTITY

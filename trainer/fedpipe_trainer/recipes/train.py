@@ -24,7 +24,6 @@ from fedpipe_trainer.checkpoint import TrainingState
 from fedpipe_trainer.compression import Compressed, compressed_update
 from fedpipe_trainer.contract import (
     EVALUATION_SHARE,
-    IDENTITY,
     Artifact,
     EvaluateResult,
     EvaluateTask,
@@ -344,7 +343,7 @@ def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | Non
 def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters, start: AdapterTensors) -> Sent:
     """Write and upload the update, with the task's codec if it has one."""
     path, compressed = runtime.folder / "adapter.safetensors", None
-    if task.codec is None or task.codec.type == IDENTITY:
+    if task.codec is None or task.codec.is_plain:
         write_tensors(adapters.update(), path)
     else:
         compressed = compressed_update(task, task.codec, adapters, start, runtime.cache)
