@@ -42,10 +42,7 @@ _TYPES_WITH: Final = {"rank": CodecType.LOW_RANK, "fraction": CodecType.TOP_K}
 
 
 class CodecSpec(ApiModel):
-    """How updates and global adapters travel. A tensor of which a codec would lose too much is sent by the next better one.
-
-    After TopK and LowRank that is Int4, then Int8, Float16 and Identity.
-    """
+    """How updates and global adapters travel. A tensor of which a codec would lose too much is sent by the next better one."""
 
     type: CodecType = CodecType.IDENTITY
     rank: Annotated[int, Field(ge=1, le=1024)] | None = None
