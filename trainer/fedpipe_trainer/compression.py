@@ -11,6 +11,7 @@ from operator import add
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from fedpipe_trainer.adapters import Adapters, AdapterTensors, Factors
@@ -122,7 +123,7 @@ def compress(
     for weight in sorted(weights, key=lambda one: one.name):
         left |= encoder.weight(weight, sent, residuals)
     for key in sorted(sent.keys() - of_weights):
-        value = sent[key] + residuals[key] if key in residuals and residuals[key].shape == sent[key].shape else sent[key]
+        value = _corrected(sent[key], residuals.get(key))
         left[key] = value - encoder.tensor(key, value)
     kept = {key: value for key, value in residuals.items() if key not in left} | left
     return Compressed(
@@ -131,6 +132,15 @@ def compress(
         reduce(add, (one.fidelity for one in encoder.encoded), Fidelity()),
         kept,
     )
+
+
+def _corrected(value: Float32, residual: Float32 | None) -> Float32:
+    """A tensor that is trained whole with what earlier rounds lost of it, unless that is of another shape, or makes it no number."""
+    if residual is None or residual.shape != value.shape:
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        corrected = value + residual
+    return corrected if np.isfinite(corrected).all() else value
 
 
 class _Encoder:
