@@ -214,6 +214,7 @@ A0, B0 = (f"base_model.model.{Q0}.lora_{which}.weight" for which in "AB")
         ({A0: None}, "q_proj.lora_B.weight belongs to no parameter of this model"),
         ({A0: torch.full((3, 32), torch.nan)}, "q_proj.lora_A.weight is not float32 or has values that are not finite"),
         ({A0: torch.zeros(3, 32, dtype=torch.float16)}, "q_proj.lora_A.weight is not float32"),
+        ({A0: torch.zeros(3, 32, dtype=torch.bfloat16)}, "q_proj.lora_A.weight is not float32"),
     ],
 )
 def test_a_global_adapter_that_does_not_fit_the_model_is_refused_and_the_message_names_the_key(

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fedpipe_trainer.codecs import Int4
 from fedpipe_trainer.codecs.encoding import Fidelity
@@ -161,6 +163,62 @@ def test_a_residual_of_another_shape_is_none(shape: tuple[int, int]) -> None:
     assert residual_of(kept, "k", (16, 24)) is None
 
 
+NONSENSE: Final[dict[str, tuple[Any, Any]]] = {
+    "NaN": (np.full((16, 2), np.nan), np.ones((2, 24))),
+    "infinite": (np.full((16, 2), np.inf), np.ones((2, 24))),
+    "too large for an update": (np.full((16, 2), 1e38), np.full((2, 24), 1e38)),
+    "no matrices": (np.ones(16), np.ones(24)),
+    "numbers": (np.ones(()), np.ones(())),
+    "three dimensions": (np.ones((16, 2, 2)), np.ones((2, 24))),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_a_residual_that_makes_no_sense_is_forgotten(kind: str) -> None:
+    left, right = (one.astype(np.float32) for one in NONSENSE[kind])
+    update = an_update(1)
+
+    sent = compress(update, {}, INT4, weights=[WEIGHT], residuals={"q.left": left, "q.right": right})
+
+    without = compress(update, {}, INT4, weights=[WEIGHT])
+    assert all((sent.arrays[key] == without.arrays[key]).all() for key in without.arrays)
+    assert all((sent.residuals[key] == without.residuals[key]).all() for key in without.residuals)
+
+
+def test_a_whole_tensors_residual_that_is_no_number_is_forgotten() -> None:
+    sent = compress(an_update(1), {}, INT4, weights=[WEIGHT], residuals={HEAD: np.full((3, 16), np.nan, np.float32)})
+
+    assert sent.codecs == {"Int4": 3}
+    assert np.isfinite(sent.residuals[HEAD]).all()
+
+
+@pytest.mark.parametrize("diverged", [A_KEY, B_KEY])
+def test_an_update_that_is_no_number_is_sent_as_it_is_and_does_not_fail_the_training(diverged: str) -> None:
+    _, residuals = decoded_of(an_update(1), {})
+    update = an_update(2)
+    update[diverged] = np.full_like(update[diverged], np.nan)
+
+    sent = compress(update, {}, INT4, weights=[WEIGHT], residuals=residuals)
+
+    assert np.isnan(sent.arrays[diverged]).all()
+    assert np.isnan(sent.fidelity.cosine)
+
+
+def test_components_that_cannot_be_found_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def does_not_converge(_: Any) -> Any:
+        raise np.linalg.LinAlgError
+
+    _, residuals = decoded_of(an_update(1), {})
+    monkeypatch.setattr(np.linalg, "svd", does_not_converge)
+    monkeypatch.setattr(np.linalg, "eigh", does_not_converge)
+    codec = INT4.model_copy(update={"type": "LowRank", "rank": 1})
+
+    sent = compress(an_update(2), {}, codec, weights=[WEIGHT], residuals=residuals)
+
+    assert sent.codecs == {"Int4": 3}, "the next better one, where there are no components to send"
+    assert residual_of(sent.residuals, "q", (16, 24)) == LowRank(*(pytest.approx(np.zeros(shape)) for shape in ((16, 0), (0, 24))))
+
+
 # --- the files
 
 
@@ -218,3 +276,19 @@ def test_a_cache_that_cannot_be_used_costs_the_feedback_only(tmp_path: Path, cap
     with caplog.at_level(logging.WARNING):
         assert value_in(ResidualStore(tmp_path, RUN, "a").read(2)) is None
     assert "cannot be read, and is not sent" in caplog.text
+
+
+@pytest.mark.parametrize("value", [np.full((2, 2), np.nan, np.float32), np.ones((2, 2)), np.ones((2, 2), np.int64)])
+def test_of_a_damaged_file_nothing_is_read_that_is_no_number_in_float32(tmp_path: Path, value: Any) -> None:
+    store = ResidualStore(tmp_path, RUN, "a")
+    store.write(1, residuals_of(1) | {"q.left": value})
+
+    assert store.read(2).keys() == {HEAD}
+
+
+def test_a_file_with_types_that_are_not_known_here_costs_the_feedback_only(tmp_path: Path) -> None:
+    store = ResidualStore(tmp_path, RUN, "a")
+    store.write(1, residuals_of(1))
+    save_file({HEAD: torch.ones(2, 2, dtype=torch.bfloat16)}, next((tmp_path / "residuals").iterdir()))
+
+    assert store.read(2) == {}

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fedpipe_trainer.adapters import Adapters, AdapterTensors, Factors
@@ -126,6 +127,15 @@ def compress(
     )
 
 
+def _corrected(value: Float32, residual: Float32 | None) -> Float32:
+    """A tensor that is trained whole with what earlier rounds lost of it, unless that is of another shape, or makes it no number."""
+    if residual is None or residual.shape != value.shape:
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        corrected = value + residual
+    return corrected if np.isfinite(corrected).all() else value
+
+
 class _Encoder:
     """Collects the encoded tensors of an update."""
 
@@ -150,7 +160,7 @@ class _Encoder:
         if residuals is None:
             self._tensor(key, value)
             return {}
-        corrected = value + residuals[key] if key in residuals and residuals[key].shape == value.shape else value
+        corrected = _corrected(value, residuals.get(key))
         return {key: corrected - self._tensor(key, corrected)}
 
     def _tensor(self, key: str, value: Float32) -> Float32:

@@ -5,6 +5,8 @@ update can say of it what lies in the row space of its factor A, and what lies i
 added to B, then D = (Bᵀ B)⁻¹ Bᵀ (E − s C A) / s to A. The rest, and what compression loses this time, is the next residual, cut to twice
 the rank of the update: the errors of both factors. Of a tensor that is trained whole it is a plain difference. numpy, float64 in a weight.
 
+Feedback never costs a training or a round: a residual that is no number, or makes the update none, is forgotten.
+
 The files lie in the site's cache and never leave it: one for each round, so that another attempt at a round starts from the same.
 """
 
@@ -35,6 +37,7 @@ _RIDGE_OF_B: Final = 1e-2
 _RANKS: Final = 2
 """Ranks of the update that a residual has at most."""
 _SUFFIX: Final = ".safetensors"
+_MATRIX: Final = 2
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,13 +54,21 @@ class LowRank:
         return LowRank(np.hstack([self.left, left]), np.vstack([self.right, right]))
 
     def cut(self, rank: int) -> "LowRank":
-        """The largest components, at most so many."""
+        """The largest components, at most so many; none where they cannot be found, as of values that are no numbers."""
         if self.left.shape[1] <= rank:
             return self
-        (q, r), (p, t) = np.linalg.qr(self.left), np.linalg.qr(self.right.T)
-        u, s, vt = np.linalg.svd(r @ t.T)
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):
+                (q, r), (p, t) = np.linalg.qr(self.left), np.linalg.qr(self.right.T)
+                u, s, vt = np.linalg.svd(r @ t.T)
+        except np.linalg.LinAlgError:
+            return _nothing(len(self.left), self.right.shape[1])
         rank = min(rank, len(s))
         return LowRank(q @ (u[:, :rank] * s[:rank]), vt[:rank] @ p.T)
+
+
+def _nothing(d_out: int, d_in: int) -> LowRank:
+    return LowRank(np.zeros((d_out, 0)), np.zeros((0, d_in)))
 
 
 Residuals = Mapping[str, Float32]
@@ -65,7 +76,7 @@ Residuals = Mapping[str, Float32]
 
 
 def correct(a: Float32, b: Float32, scale: float, residual: LowRank | None) -> tuple[Float32, Float32, LowRank]:
-    """A and B with what they can say of the residual, and the rest of it.
+    """A and B with what they can say of the residual, and the rest of it. One that makes them no numbers is forgotten.
 
     Args:
         a: rank × d_in.
@@ -73,9 +84,19 @@ def correct(a: Float32, b: Float32, scale: float, residual: LowRank | None) -> t
         scale: s, of the product.
         residual: of earlier rounds; None: nothing was lost.
     """
+    if residual is not None:
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):
+                corrected = _correct(a, b, scale, residual)
+        except np.linalg.LinAlgError:
+            corrected = None
+        if corrected is not None and np.isfinite(corrected[0]).all() and np.isfinite(corrected[1]).all():
+            return corrected
+    return a, b, _nothing(len(b), a.shape[1])
+
+
+def _correct(a: Float32, b: Float32, scale: float, residual: LowRank) -> tuple[Float32, Float32, LowRank]:
     rows, columns = a.astype(np.float64), b.astype(np.float64)
-    if residual is None:
-        return a, b, LowRank(np.zeros((len(b), 0)), np.zeros((0, a.shape[1])))
     to_b = _solve(rows @ rows.T, (rows @ residual.right.T) @ residual.left.T, _RIDGE_OF_A).T / scale
     new_b = (columns + to_b).astype(np.float32)
     wide = new_b.astype(np.float64)
@@ -106,13 +127,17 @@ class ResidualStore:
         self._folder = cache / FOLDER  # one for all runs, so that those of runs that ended are removed
 
     def read(self, round_: int) -> Residuals:
-        """Those of the last round before this one that the site took part in; empty if there is none that can be read."""
+        """Those of the last round before this one that the site took part in; empty if there is none that can be read.
+
+        What is not float32, or no number, is left out: a volume may be damaged, and a training may have diverged.
+        """
         before = self._rounds_before(round_)
         try:
-            return load(read_kept(self._path(before[-1]))) if before else {}
-        except (OSError, SafetensorError) as error:
+            found = load(read_kept(self._path(before[-1]))) if before else {}
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:  # the last three: of types that numpy has not
             _LOG.warning("what compression lost in earlier rounds cannot be read, and is not sent: %s", error)
             return {}
+        return {key: value for key, value in found.items() if value.dtype == np.float32 and np.isfinite(value).all()}
 
     def write(self, round_: int, residuals: Residuals) -> None:
         """Keep those of this round beside the ones that it started from, which another attempt at it needs; remove what is older."""
@@ -135,11 +160,14 @@ class ResidualStore:
 def residual_of(residuals: Mapping[str, Float32], weight: str, shape: tuple[int, int]) -> LowRank | None:
     """The residual of a weight of this shape (d_out, d_in); None if there is none of it."""
     left, right = residuals.get(f"{weight}.left"), residuals.get(f"{weight}.right")
-    if left is None or right is None or (len(left), right.shape[1]) != shape or left.shape[1] != len(right):
+    if left is None or right is None or left.ndim != _MATRIX or right.ndim != _MATRIX:
+        return None
+    if (len(left), right.shape[1]) != shape or left.shape[1] != len(right):
         return None
     return LowRank(left.astype(np.float64), right.astype(np.float64))
 
 
 def as_residuals(weight: str, residual: LowRank) -> Residuals:
     """As the file has it."""
-    return {f"{weight}.left": residual.left.astype(np.float32), f"{weight}.right": residual.right.astype(np.float32)}
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is not read again
+        return {f"{weight}.left": residual.left.astype(np.float32), f"{weight}.right": residual.right.astype(np.float32)}

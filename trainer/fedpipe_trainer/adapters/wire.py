@@ -104,9 +104,10 @@ def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], who
 
 
 def _decoded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, of which each may be encoded (`spec.codec.downlink`)."""
-    arrays = decode_whole({key: tensor.numpy() for key, tensor in tensors.items()})
-    return {key: tensors[key] if key in tensors else torch.from_numpy(array) for key, array in arrays.items()}
+    """The tensors, of which each may be encoded (`spec.codec.downlink`). numpy has no bfloat16: that encodes nothing."""
+    strange = {key: tensor for key, tensor in tensors.items() if tensor.dtype == torch.bfloat16}
+    arrays = decode_whole({key: tensor.numpy() for key, tensor in tensors.items() if key not in strange})
+    return strange | {key: tensors[key] if key in tensors else torch.from_numpy(array) for key, array in arrays.items()}
 
 
 def _take_head_parameter(tensors: dict[str, Tensor], name: str, parameter: nn.Parameter) -> Tensor:

@@ -45,7 +45,7 @@ class Fidelity:
         if not self.error:
             return 1.0
         norms = math.sqrt(self.square) * math.sqrt(self.decoded_square)
-        return max(-1.0, min(1.0, self.product / norms)) if norms else 0.0
+        return max(min(self.product / norms, 1.0), -1.0) if norms else 0.0  # in this order, NaN stays NaN
 
     @property
     def relative_error(self) -> float:
@@ -74,7 +74,10 @@ def encode(increment: Float32, rungs: Sequence[TensorCodec], bounds: Codec) -> E
     for codec in rungs if np.isfinite(increment).all() else ():
         if not codec.parts(increment.shape):
             continue
-        parts = codec.encode(increment)
+        try:
+            parts = codec.encode(increment)
+        except np.linalg.LinAlgError:  # a decomposition that does not converge
+            continue
         decoded = codec.decode(parts, increment.shape)
         fidelity = Fidelity.of(increment, decoded)
         if fidelity.is_within(bounds):
