@@ -57,6 +57,7 @@ THREATS: Final = (
     "Results and records of many runs, each within its bounds, fill the operator's memory together",
     "A worker process takes the memory of the container, and the kernel ends the operator",
     "Slow worker processes of six namespaces keep all others waiting for a day",
+    "The trial of an export names so many files that the export can never be started, after all rounds",
     "Long keys without number are listed and kept",
     "Megabytes of XML without a key are parsed page after page",
     "An answer of 4 MB takes terabytes when it is parsed: its document type gives each element an attribute of a megabyte",
