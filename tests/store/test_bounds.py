@@ -19,6 +19,8 @@ from fedpipe_operator.store.s3 import Limits
 
 MARGIN = 1.2
 """Seconds between a deadline and the error: a write waits one second for a server's consent, and the machine may have other work."""
+PATIENT = Limits(seconds=20, listing_seconds=20)
+"""For a server that answers at once, on a machine with other work."""
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -288,7 +290,7 @@ def test_the_page_of_a_web_server_that_is_being_started_is_a_transient_error(ser
     def starts(_: Talking, connection: socket.socket) -> None:
         connection.sendall(answer(b"<!DOCTYPE html><html><body>starting</body></html>", b"503 Service Unavailable"))
 
-    failure = error_of(serve(starts).store().list)
+    failure = error_of(serve(starts).store(limits=PATIENT).list)
 
     assert (type(failure), failure.reason) == (TransientError, "StoreUnavailable")
 
@@ -306,7 +308,7 @@ def test_a_servers_words_in_a_message_are_short_and_printable(serve: Serve) -> N
         body = b"<Error><Code>Wrong</Code><Message>" + "\u202e\u0007".encode() + b"m" * 100_000 + b"</Message></Error>"
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
 
-    message = error_of(serve(is_verbose).store().list).message
+    message = error_of(serve(is_verbose).store(limits=PATIENT).list).message
 
     assert len(message) < 600
     assert message.isprintable()
@@ -321,7 +323,7 @@ def test_an_answer_of_no_store_is_an_error_of_the_run_and_never_a_fault_of_the_o
     def is_a_web_site(_: Talking, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 " + status + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
-    store = serve(is_a_web_site).store()
+    store = serve(is_a_web_site).store(limits=PATIENT)
     if (status, body) == (b"200 OK", b"<a/>"):
         assert store.list() == []
     else:
@@ -380,7 +382,7 @@ def test_a_name_that_resolves_to_another_address_at_the_next_connection_is_refus
     server = serve(answers_once)
     monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.2" else None)
     asked = resolves_to(monkeypatch, "127.0.0.1", "127.0.0.2")
-    store = server.store("rebinding.evil", Guard())
+    store = server.store("rebinding.evil", Guard(), PATIENT)
 
     assert store.list() == []
     assert error_of(store.list).reason == "AddressRefused"
@@ -427,7 +429,7 @@ def test_behind_a_proxy_a_name_that_only_the_proxy_knows_is_left_to_it(serve: Se
 
 
 def test_on_one_machine_its_user_may_name_any_address(serve: Serve) -> None:
-    assert serve(answers_once).store("localhost").list() == []
+    assert serve(answers_once).store("localhost", limits=PATIENT).list() == []
 
 
 def test_a_connection_that_was_not_checked_is_not_shared_with_a_store_whose_connections_are(nanio: Server) -> None:
