@@ -1,11 +1,12 @@
 """The tables of the README, from the stored results."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from configuration import LOCAL_STEPS, OPTIMIZERS, Arm
+from configuration import CODECS, LOCAL_STEPS, OPTIMIZERS, Arm
 from results import Result, stored
 
 from fedpipe_operator.formatting import bytes_text, number_text, percent, rate_text
@@ -24,7 +25,7 @@ def write_figures(seeds: Sequence[int], rounds: int) -> None:
 
 def figures(seeds: Sequence[int], rounds: int) -> str:
     """All tables, of what there is."""
-    tables = (_losses(seeds, rounds), _sites(seeds, rounds), _granularities(seeds[0], rounds))
+    tables = (_losses(seeds, rounds), _codecs(seeds, rounds), _sites(seeds, rounds), _granularities(seeds[0], rounds))
     return "\n\n".join("\n".join(table) for table in tables)
 
 
@@ -42,6 +43,33 @@ def _losses(seeds: Sequence[int], rounds: int) -> Iterator[str]:
             better = sum(last[seed] <= plain[seed] for seed in last if seed in plain)
             cells = [*(f"{mean:.3f}" for mean in means), ", ".join(f"{one:.3f}" for one in last.values())]
             yield f"| {name} | {' | '.join(cells)} | {'–' if name == _OPTIMIZER else f'{better} of {len(last)}'} |"
+
+
+def _codecs(seeds: Sequence[int], rounds: int) -> Iterator[str]:
+    """A row for each codec: the last loss, what it is of that without one, and what was sent and received of that without one."""
+    yield "| codec | loss | of each seed | beside Identity | sent | received | cosine | tensors |"
+    yield "|---|---:|---|---:|---:|---:|---:|---|"
+    plain = _of(_OPTIMIZER, seeds, rounds)
+    for name in (_OPTIMIZER, *CODECS):
+        found = {seed: one for seed, one in _of(name, seeds, rounds).items() if seed in plain}
+        if not found:
+            continue
+        losses = [one.losses[-1] for one in found.values()]
+        beside = fmean(losses) / fmean(plain[seed].losses[-1] for seed in found) - 1
+        rows, plain_rows = ([row for seed in found for row in of[seed].trainings] for of in (found, plain))
+        sent, received = (sum(row[what] for row in rows) / sum(row[what] for row in plain_rows) for what in ("uploaded", "downloaded"))
+        cosine = _mean(rows, "update_cosine")
+        cells = (f"{fmean(losses):.4f}", ", ".join(f"{one:.4f}" for one in losses), f"{beside:+.2%}", percent(sent), percent(received))
+        title, told = ("Identity", "–") if name == _OPTIMIZER else (name, _tensors(rows))
+        yield f"| {title} | {' | '.join(cells)} | {'–' if cosine is None else f'{cosine:.4f}'} | {told} |"
+
+
+def _tensors(rows: Sequence[dict[str, Any]]) -> str:
+    """Tensors of all updates by codec, in percent."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update({name: int(count) for count, name in (one.split(" ", 1) for one in row["codecs"].split(", "))})
+    return ", ".join(f"{name} {percent(count / counts.total())}" for name, count in counts.most_common())
 
 
 def _sites(seeds: Sequence[int], rounds: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Final
 from fedpipe_operator.api import (
     AttnImplementation,
     CausalLMTask,
+    CodecSpec,
     DataPolicy,
     EvaluationSpec,
     Importance,
@@ -33,6 +34,10 @@ _TRAINING_LOSSES: Final = {
     TrainingLosses.MEAN: contract.TrainingLosses.MEAN,
 }
 _ATTENTIONS: Final[dict[AttnImplementation, Attention]] = {AttnImplementation.EAGER: "eager", AttnImplementation.SDPA: "sdpa"}
+_RANK: Final = 4
+"""Of the codec LowRank."""
+_FRACTION: Final = 0.05
+"""Of the codec TopK."""
 _SCALINGS: Final = {Scaling.CLASSIC: contract.Scaling.CLASSIC, Scaling.RSLORA: contract.Scaling.RSLORA}
 
 
@@ -126,6 +131,21 @@ def policy(spec: DataPolicy) -> contract.DataPolicy:
         min_sites=spec.min_sites,
         local_baseline=spec.local_baseline,
         training_losses=_TRAINING_LOSSES[spec.training_losses],
+    )
+
+
+def codec(spec: CodecSpec) -> contract.Codec | None:
+    """`spec.codec`; None if everything travels as it is."""
+    if spec.is_plain:
+        return None
+    return contract.Codec(
+        type=spec.type.value,
+        downlink=spec.downlink.value,
+        rank=_RANK if spec.rank is None else spec.rank,
+        fraction=_FRACTION if spec.fraction is None else spec.fraction,
+        error_feedback=spec.error_feedback,
+        min_cosine=spec.min_cosine,
+        max_relative_error=spec.max_relative_error,
     )
 
 

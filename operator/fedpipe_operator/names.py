@@ -138,6 +138,11 @@ def global_adapter(round_: int, sha256: str) -> str:
     return f"{round_folder(round_)}/global/adapter-{sha256[:_HASH_LENGTH]}.safetensors"
 
 
+def encoded_adapter(round_: int, sha256: str) -> str:
+    """Key of a global adapter of this round as the sites read it: the round's commit says which one counts."""
+    return f"{round_folder(round_)}/global/encoded-{sha256[:_HASH_LENGTH]}.safetensors"
+
+
 def round_commit(round_: int) -> str:
     """Key of a round's commit."""
     return f"{round_folder(round_)}/global/commit.json"

@@ -54,6 +54,8 @@ INVALID_SPECS: Final[dict[str, Plain]] = {
     "beta2 belongs to FedAdam, FedAdamW, FedYogi": {"aggregation": {"optimizer": {"beta2": 0.5}}},
     "tau belongs to FedAdam, FedAdamW, FedYogi": {"aggregation": {"optimizer": {"type": "FedAvgM", "tau": 0.5}}},
     "weightDecay belongs to FedAdamW": {"aggregation": {"optimizer": {"type": "FedAdam", "weightDecay": 0.5}}},
+    "rank belongs to LowRank": {"codec": {"type": "TopK", "rank": 2}},
+    "fraction belongs to TopK": {"codec": {"fraction": 0.5}},
     "mode Manual takes the sites' plans from plans, which is empty": {"planning": {"mode": "Manual"}},
     "plans has one without a site, which mode Manual alone gives to the others": {
         "planning": {"plans": [{"bits": 16, "rank": 4, "steps": 1}]}

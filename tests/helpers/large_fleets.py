@@ -112,6 +112,7 @@ def _efficiency(number: float) -> Efficiency:
         tokens_per_second=1e3 + number,
         padded_tokens_per_second=2e3 + number,
         mfu=0.3,
+        update_cosine=0.9,
         tokens_per_joule=1.0 + number,
         energy_source=EnergySource.RAPL,
         granularity=9.0 + number,

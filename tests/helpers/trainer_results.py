@@ -11,8 +11,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from fedpipe_trainer.codecs.files import decode_whole
 from fedpipe_trainer.contract import (
     Artifact,
     BaseModelFacts,
@@ -37,6 +38,7 @@ from fedpipe_trainer.contract import (
     WeightShape,
 )
 
+Tensors = dict[str, npt.NDArray[Any]]
 BASE = "ba5e" * 16
 WEIGHTS = {"layer.0.q": (8, 6), "layer.0.v": (4, 6)}
 Head = Mapping[str, tuple[int, ...]]
@@ -85,7 +87,7 @@ def an_update(task: TrainTask, folder: Path, *, head: Head = HEAD, **changes: An
     """Write an adapter that depends only on site, round and seed to the task's URL; the result for it."""
     tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks, head)
     file = folder / "update.safetensors"
-    save_file(tensors, file)
+    save_file(encoded(tensors, task), file)
     data = file.read_bytes()
     target = path_of(task.adapter)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,27 @@ def an_update(task: TrainTask, folder: Path, *, head: Head = HEAD, **changes: An
         "train_loss": 1.0,
     }
     return TrainResult(**_header(task), **(fields | changes))
+
+
+def encoded(tensors: Tensors, task: TrainTask) -> Tensors:
+    """The tensors as the task's codec has them in a file, without error feedback."""
+    if task.codec is None or task.codec.is_plain:
+        return tensors
+    from fedpipe_trainer.compression import Weight, compress  # noqa: PLC0415 -- it imports torch, which most tests do without
+
+    known = decode_whole(load_file(path_of(task.global_adapter.url))) if task.global_adapter else {}
+    weights = [Weight(name, task.plan.scale(name)) for name, rank in task.plan.ranks.items() if rank]
+    scales = {one.keys[1]: one.scale for one in weights}
+    starts = {key: _as_large(known[key] / np.float32(scales.get(key, 1.0)), tensors[key].shape) for key in tensors.keys() & known.keys()}
+    return dict(compress(tensors, starts, task.codec, weights=weights).arrays)
+
+
+def _as_large(tensor: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Of a global factor the components that a site of this shape trains, and zeros for those that are new."""
+    start = np.zeros(shape, np.float32)
+    part = tuple(slice(min(one, other)) for one, other in zip(shape, tensor.shape, strict=True))
+    start[part] = tensor[part]
+    return start
 
 
 def adapter_tensors(seed: str, ranks: Mapping[str, int], head: Head = HEAD) -> dict[str, npt.NDArray[np.float32]]:

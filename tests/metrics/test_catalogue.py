@@ -36,6 +36,7 @@ def busy_trainer(task: Any, folder: Path) -> Any:
     changes: dict[str, Any] = {"measured": measured}
     if isinstance(task, TrainTask):
         changes |= {"tokens_per_second": 500.0, "mfu": 0.3, "energy_joules": 4000.0, "energy_source": EnergySource.RAPL}
+        changes |= {"update_cosine": 0.98}
         changes |= {"losses": (1.25, 1.0), "tokens": 8000, "padded_tokens": 2000}
     return result.model_copy(update=changes)
 
@@ -110,6 +111,7 @@ def test_the_values_of_a_site_in_a_run_are_those_of_its_plan_and_its_last_traini
     assert {key: scrape.value("task_phase_seconds", **of, phase=key) for key in PHASES} == PHASES
     assert scrape.value("task_loss", **of) == 1.0
     assert scrape.value("site_mfu_ratio", **of) == 0.3
+    assert scrape.value("site_update_cosine", **of) == 0.98
     assert scrape.value("site_tokens_per_second", **of) == 500
     assert scrape.value("site_padded_tokens_per_second", **of) == 625, "a fifth of what was computed is padding"
     assert scrape.value("site_tokens_per_joule", **of, source="RAPL") == 2

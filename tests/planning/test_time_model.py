@@ -4,7 +4,7 @@ import pytest
 from site_profiles import MPNET, a_site, a_spec, point, speeds
 
 from fedpipe_operator.planning import plan_round
-from fedpipe_operator.planning.sizes import uniform_ranks
+from fedpipe_operator.planning.sizes import uniform_ranks, update_bytes
 from fedpipe_operator.planning.time_model import (
     download_seconds,
     evaluation_seconds,
@@ -18,7 +18,6 @@ from fedpipe_operator.planning.time_model import (
     step_seconds,
     tokens_per_second,
     upload_seconds,
-    wire_bytes,
 )
 from fedpipe_trainer.contract import GenerationSpeed, Throughput
 from fedpipe_trainer.data import compose_batches
@@ -86,7 +85,7 @@ def test_the_time_of_an_adapter_is_that_of_4_bytes_for_each_element_of_its_facto
     site = a_site(base=MPNET)
     factors = 48 * 2 * (768 + 768)
 
-    assert wire_bytes(site, uniform_ranks(MPNET.weights, 2), {"classifier.weight": (20, 768)}) == 4 * (factors + 20 * 768)
+    assert update_bytes(MPNET.weights, uniform_ranks(MPNET.weights, 2), {"classifier.weight": (20, 768)}) == 4 * (factors + 20 * 768)
     assert global_bytes(site, 2, {}) == 4 * factors
     assert global_bytes(site, 2, {"classifier.weight": (20, 768)}) == 4 * (factors + 20 * 768)
 

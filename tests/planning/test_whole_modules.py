@@ -16,9 +16,7 @@ from fedpipe_trainer.contract import BaseModelFacts
 
 EMBEDDING = {"base_model.model.model.embed_tokens.weight": (49_152, 576)}
 ELEMENTS = 49_152 * 576
-SENTENCE = (
-    "1 tensor of planning.modulesToSave is trained whole: 432 MiB of memory with gradients and optimiser, and 108 MiB of each transfer"
-)
+SENTENCE = "1 tensor of planning.modulesToSave is trained whole: 432 MiB of memory with gradients and optimiser, and 108 MiB of each update"
 
 
 def with_whole(whole: dict[str, tuple[int, ...]] = EMBEDDING, layer: int = 0) -> BaseModelFacts:

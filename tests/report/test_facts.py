@@ -223,10 +223,11 @@ def test_how_well_the_trainings_of_a_site_used_it_is_a_mean_over_those_that_meas
     changes = {"measured": used, "tokens": 900, "padded_tokens": 100, "tokens_per_second": 90.0, "mfu": 0.2, "steps": 5}
     energy = {"energy_joules": 450.0, "energy_source": EnergySource.RAPL}
     first, second = record.updates[1][site], record.updates[2][site]
+    encoded = {"codecs": {"Int8": 1, "Int4": 6}, "update_cosine": 0.99}
     failed = record.updates[1][other].model_copy(update={"outcome": Outcome.FAILED})
     updates = {
         1: {site: first.model_copy(update=changes | energy), other: failed},
-        2: {site: second.model_copy(update=changes | {"tokens_per_second": 110.0, "mfu": None})},
+        2: {site: second.model_copy(update=changes | {"tokens_per_second": 110.0, "mfu": None} | encoded)},
     }
 
     (row,) = training_rows(replace(record, updates=updates))
@@ -235,6 +236,7 @@ def test_how_well_the_trainings_of_a_site_used_it_is_a_mean_over_those_that_meas
     assert row.padded_tokens_per_second == pytest.approx(100 / 0.9)
     assert (row.tokens_per_joule, row.energy_source) == (2.0, "RAPL")
     assert (row.granularity, row.bits_per_second, row.uploaded, row.downloaded) == (30.0, 2000.0, 200, 800)
+    assert (row.codecs, row.update_cosine) == ("6 Int4, 1 Int8", 0.99)
 
 
 def test_granularity_needs_both_measured_bandwidths(record: RunRecord) -> None:

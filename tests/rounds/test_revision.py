@@ -20,6 +20,7 @@ RUNS = [one.value for one in read_yaml(_EVERY_FIELD.read_text(), Path(_EVERY_FIE
 RUNS[0]["spec"]["aggregation"]["method"] = "Exact"  # FedIT allows no other planning
 OTHERS: dict[str, Any] = {
     "model.attnImplementation": "sdpa",
+    "codec.downlink": "Int8",
     "rounds.deadline": "2h",
     "rounds.queueDeadline": "2h",
     "rounds.target.metric": "loss",
@@ -81,7 +82,7 @@ def revision(document: dict[str, Any]) -> str:
     return revision_of(resource.spec)
 
 
-FIXED_BY_OTHERS = {("task", "type"), ("aggregation", "optimizer", "type")}
+FIXED_BY_OTHERS = {("task", "type"), ("aggregation", "optimizer", "type"), ("codec", "type")}
 """Fields that have no other value beside those of the fields next to them."""
 FIELDS = [pytest.param(run, path, id=f"{run['metadata']['name']}: {'.'.join(path)}") for run in RUNS for path in leaves(run["spec"])]
 

@@ -14,14 +14,15 @@ from trainer_results import BASE, WEIGHTS, a_profile, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.admission import MAX_RESULT_BYTES, AdmittedDryExport, RefusedError, max_update_bytes
-from fedpipe_operator.aggregation.gate import check_size, expected_shapes, max_adapter_bytes
+from fedpipe_operator.aggregation.encoded import shapes_of
+from fedpipe_operator.aggregation.gate import check_size, max_adapter_bytes
 from fedpipe_operator.api import TrainingSpec
 from fedpipe_operator.planning import DEFAULT_LEARNING_RATE
 from fedpipe_operator.reconcile import export_tasks
 from fedpipe_operator.reconcile.reconciler import tasks
 from fedpipe_operator.reconcile.tasks import TaskContext, TaskInputs
 from fedpipe_operator.rounds import Run, StartDryExport, StartEvaluation, StartExport, StartProfile, StartTraining
-from fedpipe_operator.rounds.observed import summarize_plan
+from fedpipe_operator.rounds.observed import CommitSummary, summarize_commit, summarize_plan
 from fedpipe_operator.rounds.records import RoundCommit, RoundPlan
 from fedpipe_trainer import checkpoint
 from fedpipe_trainer.contract import (
@@ -137,8 +138,26 @@ def plan_of(world: World, round_: int) -> RoundPlan:
     return RoundPlan.model_validate_json(world.store.read(names.round_plan(round_)) or b"")
 
 
-def commit_of(world: World, round_: int) -> RoundCommit:
-    return RoundCommit.model_validate_json(world.store.read(names.round_commit(round_)) or b"")
+def commit_of(world: World, round_: int) -> CommitSummary:
+    return summarize_commit(RoundCommit.model_validate_json(world.store.read(names.round_commit(round_)) or b""))
+
+
+def test_the_sites_read_the_global_adapter_as_the_round_has_encoded_it_and_an_export_as_it_is(tmp_path: Path) -> None:
+    world = World(a_run(codec={"downlink": "Float16"}), tmp_path)
+    world.settle()
+    commit, context = commit_of(world, 1), a_context()
+    plan = plan_of(world, 2)
+    encoded, exact = names.encoded_adapter(1, commit.read_by_sites.sha256), names.global_adapter(1, commit.adapter.sha256)
+
+    training = tasks.training_task(context, StartTraining("site-a", 2, 0), INPUTS, plan=plan, previous=commit)
+    evaluation = tasks.evaluation_task(context, StartEvaluation("site-a", 1, 0), INPUTS, plan=plan, commit=commit)
+
+    assert ("read", encoded) in allowed(training)
+    assert ("read", encoded) in allowed(evaluation)
+    assert training.codec is not None
+    assert training.codec.downlink == "Float16"
+    assert tasks.global_adapter_of(context, commit.adapter).sha256 == commit.adapter.sha256
+    assert world.store.read(exact) != world.store.read(encoded)
 
 
 def test_a_profile_may_write_its_result_and_a_test_object_that_it_reads_back() -> None:
@@ -363,7 +382,7 @@ def test_a_checkpoint_of_a_whole_round_fits_into_its_form(finished: World, tmp_p
     task = tasks.training_task(
         replace(a_context(), forms=SignedForms()), StartTraining("site-a", 2, 0), INPUTS, plan=plan, previous=commit_of(finished, 1)
     )
-    shapes = expected_shapes(plan, "site-a")
+    shapes = shapes_of(plan, "site-a")
     parameters = {key: torch.nn.Parameter(torch.ones(shape)) for key, shape in shapes.items()}
     optimizer = torch.optim.AdamW(parameters.values())
     for parameter in parameters.values():

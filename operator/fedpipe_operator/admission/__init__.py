@@ -11,6 +11,8 @@ from fedpipe_operator.admission.document import values_of as values_of
 from fedpipe_operator.admission.refusal import RefusalReason as RefusalReason
 from fedpipe_operator.admission.refusal import Refused as Refused
 from fedpipe_operator.admission.refusal import RefusedError as RefusedError
+from fedpipe_operator.admission.results import LARGEST_MFU as LARGEST_MFU
+from fedpipe_operator.admission.results import LARGEST_RATE as LARGEST_RATE
 from fedpipe_operator.admission.results import AdmittedDryExport as AdmittedDryExport
 from fedpipe_operator.admission.results import AdmittedEvaluation as AdmittedEvaluation
 from fedpipe_operator.admission.results import AdmittedExport as AdmittedExport

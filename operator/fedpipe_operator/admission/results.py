@@ -63,7 +63,10 @@ _VALUES_OF_DRY_EXPORT: Final = 4 * MAX_EXPORT_FILES + MOST_VALUES
 _MOST_EXPORTED: Final = 250
 """Files of an export: its task, a Secret of a megabyte, has a URL for each, and four for each of 64 MiB and more. Weights are in files of
 4 GiB."""
-_SHOWN_FIGURES: Final = {"train_loss": MAX_LOSS, "validation_loss": MAX_LOSS, "tokens_per_second": 1e15, "mfu": 10.0}
+LARGEST_RATE: Final = 1e15
+"""Of tokens, bits or their quotients: more than any device has."""
+LARGEST_MFU: Final = 10.0
+_SHOWN_FIGURES: Final = {"train_loss": MAX_LOSS, "validation_loss": MAX_LOSS, "tokens_per_second": LARGEST_RATE, "mfu": LARGEST_MFU}
 """The most of each."""
 _MODEL_FILES: Final = ("config.json",)
 """Of a merged model, at least, beside its weights."""

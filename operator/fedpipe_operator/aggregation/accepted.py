@@ -7,6 +7,7 @@ from typing import Final
 
 from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation.config import AggregationConfig
+from fedpipe_operator.aggregation.encoded import Tensors
 from fedpipe_operator.aggregation.factors import Factors, SiteFactorReaders, SiteFactors, SiteWeight, WeightUpdates
 from fedpipe_operator.aggregation.normalization import Combination, LocalWork
 from fedpipe_operator.aggregation.rules import RULES
@@ -23,7 +24,7 @@ class AcceptedUpdate:
     """An update that passed the gate."""
 
     result: AdmittedUpdate
-    tensors: TensorFile
+    tensors: Tensors
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def rank_in(adapter: TensorFile | None, weight: str) -> int:
     return entry.shape[0] if entry else 0
 
 
-def read_factors(tensors: TensorFile, weight: str) -> Factors:
+def read_factors(tensors: Tensors, weight: str) -> Factors:
     """Both factors of a weight."""
     a, b = (tensors.read(key) for key in factor_keys(weight))
     return Factors(b=b, a=a)

@@ -6,7 +6,7 @@ against the plan, its bytes against the result, and its tensors against the plan
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +15,16 @@ import numpy as np
 from fedpipe_operator.admission import AdmittedUpdate, RefusalReason, Refused, RefusedError
 from fedpipe_operator.admission.refusal import require_equal
 from fedpipe_operator.aggregation import lengths
+from fedpipe_operator.aggregation.encoded import Tensors, open_update, shapes_of
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
 from fedpipe_operator.rounds.consent import Mixed, mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
+from fedpipe_trainer.codecs import Part, update_codecs
+from fedpipe_trainer.codecs.files import codec_in, parts_of
 
 _LOG: Final = logging.getLogger(__name__)
-_ITEM_BYTES: Final = 4
 _HEADER_BYTES: Final = 4096
 """Of a header, beside its tensors: metadata, and spaces at its end."""
 _ENTRY_BYTES: Final = 256
@@ -73,9 +75,9 @@ def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict
     """
     try:
         _check_bytes(update, source, expected)
-        tensors = _open_adapter(source, expected)
-        _check_tensors(tensors, expected)
-        _check_values(tensors, update, expected)
+        file = _open_adapter(source, expected)
+        _check_tensors(file, expected)
+        _check_values(open_update(file, expected.plan, expected.site, update.scales, expected.previous), update, expected)
     except RefusedError as error:
         return verdict_of(error.refused)
     except (OSError, MemoryError):
@@ -85,16 +87,6 @@ def check(update: AdmittedUpdate, source: Source, expected: Expected) -> Verdict
         message = f"adapter of site {expected.site}: it cannot be checked: {type(error).__name__}; see the log"
         return verdict_of(Refused(RefusalReason.MALFORMED, message))
     return Verdict(accepted=True)
-
-
-def expected_shapes(plan: RoundPlan, site: str) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of this site's adapter file, by key."""
-    shapes = dict(plan.head)
-    for weight, (d_out, d_in) in plan.weights.items():
-        if rank := plan.plans[site].ranks.get(weight, 0):
-            a_key, b_key = factor_keys(weight)
-            shapes |= {a_key: (rank, d_in), b_key: (d_out, rank)}
-    return shapes
 
 
 def check_size(size: int, plan: RoundPlan, site: str, *, stated: int) -> None:
@@ -117,8 +109,24 @@ def check_size(size: int, plan: RoundPlan, site: str, *, stated: int) -> None:
 
 def max_adapter_bytes(plan: RoundPlan, site: str) -> int:
     """Of the adapter of this site, which has a plan in the round."""
-    shapes = expected_shapes(plan, site)
-    return sum(_ITEM_BYTES * math.prod(shape) for shape in shapes.values()) + max_header_bytes(shapes)
+    shapes, rungs = shapes_of(plan, site), update_codecs(plan.codec)
+    largest = (max((parts_of(key, shape, codec) for codec in (None, *rungs)), key=_size_of) for key, shape in shapes.items())
+    return sum(map(_size_of, largest)) + _max_update_header_bytes(plan, site)
+
+
+def _size_of(parts: Mapping[str, Part]) -> int:
+    return sum(part.size for part in parts.values())
+
+
+def _max_update_header_bytes(plan: RoundPlan, site: str) -> int:
+    """Of the header of this site's adapter: of each tensor, the longest that one of the round's codecs makes."""
+    shapes, rungs = shapes_of(plan, site), update_codecs(plan.codec)
+    entries = ([_entry_bytes(parts_of(key, shape, codec)) for codec in (None, *rungs)] for key, shape in shapes.items())
+    return _HEADER_BYTES + sum(map(max, entries))
+
+
+def _entry_bytes(keys: Iterable[str]) -> int:
+    return sum(_ENTRY_BYTES + len(key.encode()) for key in keys)
 
 
 def max_global_header_bytes(plan: RoundPlan) -> int:
@@ -129,7 +137,7 @@ def max_global_header_bytes(plan: RoundPlan) -> int:
 
 def max_header_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Of a file with these tensors: each has its key, type, shape and offsets there."""
-    return _HEADER_BYTES + sum(_ENTRY_BYTES + len(key.encode()) for key in shapes)
+    return _HEADER_BYTES + _entry_bytes(shapes)
 
 
 def _check_bytes(update: AdmittedUpdate, source: Source, expected: Expected) -> None:
@@ -142,26 +150,30 @@ def _check_bytes(update: AdmittedUpdate, source: Source, expected: Expected) -> 
 
 def _open_adapter(source: Source, expected: Expected) -> TensorFile:
     try:
-        return open_tensors(source, max_header_bytes(expected_shapes(expected.plan, expected.site)))
+        return open_tensors(source, _max_update_header_bytes(expected.plan, expected.site))
     except MalformedError as error:
         raise RefusedError(RefusalReason.MALFORMED, f"adapter of site {expected.site}: {error}") from error
 
 
-def _check_tensors(tensors: TensorFile, expected: Expected) -> None:
-    adapter, shapes = f"adapter of site {expected.site}", expected_shapes(expected.plan, expected.site)
+def _check_tensors(file: TensorFile, expected: Expected) -> None:
+    """The file has every tensor of the plan, each as it is or as one of the round's codecs has it, and nothing else."""
+    adapter, plan = f"adapter of site {expected.site}", expected.plan
+    shapes, rungs = shapes_of(plan, expected.site), update_codecs(plan.codec)
+    parts = {key: parts_of(key, shape, codec_in(file.entries, key, shape, rungs)) for key, shape in shapes.items()}
+    wanted = {key: part for of_tensor in parts.values() for key, part in of_tensor.items()}
     for reason, keys, fault in (
-        (RefusalReason.UNKNOWN_KEY, tensors.entries.keys() - shapes.keys(), "the plan has no tensor"),
-        (RefusalReason.MISSING_KEY, shapes.keys() - tensors.entries.keys(), "the file has no tensor"),
+        (RefusalReason.UNKNOWN_KEY, file.entries.keys() - wanted.keys(), "the plan has no tensor"),
+        (RefusalReason.MISSING_KEY, wanted.keys() - file.entries.keys(), "the file has no tensor"),
     ):
         if keys:
             raise RefusedError(reason, f"{adapter}: {fault} {min(keys)} ({len(keys)} such; {len(shapes)} tensors expected)")
-    for key, shape in sorted(shapes.items()):
-        entry = tensors.entries[key]
-        require_equal(RefusalReason.WRONG_SHAPE, found=entry.shape, expected=shape, what=f"{adapter}: shape of {key}")
-        require_equal(RefusalReason.WRONG_DTYPE, found=entry.dtype, expected="F32", what=f"{adapter}: dtype of {key}")
+    for key, part in sorted(wanted.items()):
+        entry = file.entries[key]
+        require_equal(RefusalReason.WRONG_SHAPE, found=entry.shape, expected=part.shape, what=f"{adapter}: shape of {key}")
+        require_equal(RefusalReason.WRONG_DTYPE, found=entry.dtype, expected=part.dtype, what=f"{adapter}: dtype of {key}")
 
 
-def _check_values(tensors: TensorFile, update: AdmittedUpdate, expected: Expected) -> None:
+def _check_values(tensors: Tensors, update: AdmittedUpdate, expected: Expected) -> None:
     """All values are finite, and the norm of the increment from the global adapter is at most `max_norm`."""
     site, plan = expected.site, expected.plan
     squares = {key: _squared_distance(_read_finite(tensors, key, site), expected.previous, key) for key in sorted(plan.head)}
@@ -181,8 +193,11 @@ def _norm_message(squares: Mapping[str, float], norm: float, expected: Expected)
     return f"adapter of site {expected.site}: Frobenius norm of the increment: {found}, expected at most {expected.max_norm:.4g}"
 
 
-def _read_finite(tensors: TensorFile, key: str, site: str) -> Float32:
-    tensor = tensors.read(key)
+def _read_finite(tensors: Tensors, key: str, site: str) -> Float32:
+    try:
+        tensor = tensors.read(key)
+    except MalformedError as error:
+        raise RefusedError(RefusalReason.MALFORMED, f"adapter of site {site}: {error}") from error
     finite = np.isfinite(tensor)
     if not finite.all():
         count = finite.size - int(np.count_nonzero(finite))

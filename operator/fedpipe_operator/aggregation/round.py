@@ -11,6 +11,7 @@ from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import gate
 from fedpipe_operator.aggregation.accepted import Accepted, AcceptedUpdate, RoundContext, samples_of
 from fedpipe_operator.aggregation.config import AggregationConfig
+from fedpipe_operator.aggregation.encoded import open_update
 from fedpipe_operator.aggregation.global_adapter import GlobalAdapter, aggregate_adapters
 from fedpipe_operator.aggregation.methods import METHODS
 from fedpipe_operator.aggregation.parallel import ordered_parallel_map
@@ -70,7 +71,7 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     context = RoundContext(plan, config, previous, before, round_input.state)
     verdicts = gate.refuse_unmixed(_check_updates(round_input, config, previous), plan.min_sites, config.mixed)
     while True:
-        accepted = _accepted(round_input, verdicts)
+        accepted = _accepted(round_input, verdicts, previous)
         if len(accepted) < plan.needed:
             return RoundResult(verdicts, None)
         limits = limits_of(context, accepted)
@@ -82,9 +83,12 @@ def aggregate_round(round_input: RoundInput, config: AggregationConfig, sink: Si
     return RoundResult(verdicts, _make_commit(context, accepted, verdicts, adapter, limits.clips))
 
 
-def _accepted(round_input: RoundInput, verdicts: Mapping[str, Verdict]) -> dict[str, AcceptedUpdate]:
+def _accepted(round_input: RoundInput, verdicts: Mapping[str, Verdict], previous: TensorFile | None) -> dict[str, AcceptedUpdate]:
     candidates = {site: round_input.candidates[site] for site, verdict in verdicts.items() if verdict.accepted}
-    return {site: AcceptedUpdate(one.result, open_tensors(one.source)) for site, one in candidates.items()}
+    opened = {
+        site: open_update(open_tensors(one.source), round_input.plan, site, one.result.scales, previous) for site, one in candidates.items()
+    }
+    return {site: AcceptedUpdate(one.result, opened[site]) for site, one in candidates.items()}
 
 
 def _check_updates(round_input: RoundInput, config: AggregationConfig, previous: TensorFile | None) -> dict[str, Verdict]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fedpipe_trainer.codecs import DTYPES, Array
 from fedpipe_trainer.contract import Artifact
 
 Float32 = npt.NDArray[np.float32]
@@ -31,6 +32,9 @@ _ITEM_BYTES: Final = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
 }  # fmt: skip
+
+
+_ALL_FLOAT32: Final[Mapping[str, str]] = {}
 
 
 class MalformedError(ValueError):
@@ -120,8 +124,20 @@ class TensorFile:
         entry = self.entries[key]
         if entry.dtype != "F32":
             raise MalformedError(f"tensor {key} is {entry.dtype}, not F32")
+        return np.asarray(self.read_array(key), np.float32)
+
+    def read_array(self, key: str) -> Array:
+        """The tensor under this key, of one of the types of `fedpipe_trainer.codecs.DTYPES`.
+
+        Raises:
+            KeyError: there is no such key.
+            MalformedError: the tensor is of another type, or the source ends before the tensor does.
+        """
+        entry = self.entries[key]
+        if entry.dtype not in DTYPES:
+            raise MalformedError(f"tensor {key} is {entry.dtype}, not one of {', '.join(DTYPES)}")
         data = _read_exactly(self.source, entry.offset, entry.length, f"tensor {key}")
-        return np.frombuffer(data, dtype="<f4").reshape(entry.shape)
+        return np.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 def open_tensors(source: Source, max_header: int = _MAX_HEADER) -> TensorFile:
@@ -202,17 +218,18 @@ def _check_contiguous(entries: Mapping[str, Entry], start: int, size: int) -> No
 
 
 class TensorWriter:
-    """Writes float32 tensors of declared shapes: first the header, then one tensor after the other in the order of `shapes`."""
+    """Writes tensors of declared shapes: first the header, then one tensor after the other in the order of `shapes`."""
 
-    def __init__(self, sink: Sink, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, sink: Sink, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] = _ALL_FLOAT32) -> None:
+        """`dtypes` has the keys of tensors that are not float32."""
         self._sink = sink
-        self._shapes = dict(shapes)
+        self._shapes, self._dtypes = dict(shapes), dict(dtypes)
         self._pending = list(shapes)[::-1]
         self._digest = hashlib.sha256()
         self._size = 0
-        self._write(_header(shapes))
+        self._write(_header(shapes, dtypes))
 
-    def write(self, key: str, tensor: Float32) -> None:
+    def write(self, key: str, tensor: Array) -> None:
         """Append the next tensor.
 
         Raises:
@@ -221,9 +238,10 @@ class TensorWriter:
         expected = self._pending.pop() if self._pending else None
         if key != expected:
             raise ValueError(f"tensor {key} was written where {expected} was expected")
-        if tensor.shape != self._shapes[key] or tensor.dtype != np.float32:
-            raise ValueError(f"tensor {key} is {tensor.dtype} {tensor.shape}, but was declared as float32 {self._shapes[key]}")
-        self._write(np.ascontiguousarray(tensor, dtype="<f4").data.cast("B") if tensor.size else b"")
+        dtype = DTYPES[self._dtypes.get(key, "F32")]
+        if tensor.shape != self._shapes[key] or tensor.dtype != dtype:
+            raise ValueError(f"tensor {key} is {tensor.dtype} {tensor.shape}, but was declared as {dtype} {self._shapes[key]}")
+        self._write(np.ascontiguousarray(tensor, dtype=dtype).data.cast("B") if tensor.size else b"")
 
     def close(self, name: str) -> Artifact:
         """The size and hash of what was written. The caller closes the sink.
@@ -241,12 +259,13 @@ class TensorWriter:
         self._size += len(data)
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+def _header(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> bytes:
     entries: dict[str, object] = {}
     position = 0
     for key, shape in shapes.items():
-        end = position + 4 * math.prod(shape)
-        entries[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, end]}
+        dtype = dtypes.get(key, "F32")
+        end = position + _ITEM_BYTES[dtype] * math.prod(shape)
+        entries[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format requires tensors aligned to 8 bytes

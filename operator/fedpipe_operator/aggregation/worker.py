@@ -34,9 +34,10 @@ from fedpipe_operator.aggregation import (
     gate,
 )
 from fedpipe_operator.aggregation.clipping import MULTIPLE
+from fedpipe_operator.aggregation.encoded import write_encoded
 from fedpipe_operator.aggregation.normalization import NORMALIZATIONS
 from fedpipe_operator.aggregation.parallel import thread_count
-from fedpipe_operator.aggregation.tensors import sha256_of
+from fedpipe_operator.aggregation.tensors import open_tensors, sha256_of
 from fedpipe_operator.api.aggregation import FEDAVG, Clipping, ServerOptimizer
 from fedpipe_operator.errors import FedPipeError, UserError
 from fedpipe_operator.rounds.admitting import update_admission
@@ -46,7 +47,7 @@ from fedpipe_operator.store.address import BucketAddress, StoreAddress
 from fedpipe_operator.store.objects import required_object
 from fedpipe_operator.store.pieces import open_whole_or_pieces, pieces_in
 from fedpipe_operator.store.protocol import Reader
-from fedpipe_trainer.contract import Artifact, RunRef, Wire
+from fedpipe_trainer.contract import IDENTITY, Artifact, Codec, RunRef, Wire
 
 _COPY_CHUNK: Final = 16 * 2**20
 
@@ -105,7 +106,7 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
         if result.commit is not None:
             known = {"absent": task.absent, "out_of_memory": tuple(task.out_of_memory), "too_large": task.out_of_memory, "late": task.late}
             times = {"seconds": time.monotonic() - started, "finished_at": clock()}
-            _commit(store, result.commit.model_copy(update=known | times), path)
+            _commit(store, result.commit.model_copy(update=known | times), path, _plan(task, store).codec)
 
 
 def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, path: Path) -> RoundResult:
@@ -235,12 +236,25 @@ def _overwritten(key: str, how: str) -> UserError:
     return UserError("ObjectUnreadable", f"{key} was overwritten: {how}; start the run over, and check who writes into its folder")
 
 
-def _commit(store: Store, commit: RoundCommit, path: Path) -> None:
-    """Write the adapter under a key that contains its hash, then create the commit unless it exists.
+def _commit(store: Store, commit: RoundCommit, path: Path, codec: Codec | None) -> None:
+    """Write the adapter under a key that contains its hash, as the sites read it as well, then create the commit unless it exists.
 
     Two workers of one round may aggregate different updates. Each writes an adapter under its own key, and the commit names one of them.
     """
     key = names.global_adapter(commit.round, commit.adapter.sha256)
     store.write_file(key, path)
-    committed = commit.model_copy(update={"adapter": commit.adapter.model_copy(update={"name": key})})
+    adapter = commit.adapter.model_copy(update={"name": key})
+    committed = commit.model_copy(update={"adapter": adapter, "download": _write_download(store, commit.round, path, codec)})
     store.create(names.round_commit(commit.round), committed.to_json().encode())
+
+
+def _write_download(store: Store, round_: int, path: Path, codec: Codec | None) -> Artifact | None:
+    """The global adapter of this file as the sites read it; None if they read it as it is."""
+    if codec is None or codec.downlink == IDENTITY:
+        return None
+    encoded_path = path.with_name("encoded.safetensors")
+    with path.open("rb") as file, encoded_path.open("wb") as sink:
+        artifact = write_encoded(open_tensors(FileSource(file)), codec, "", sink)
+    key = names.encoded_adapter(round_, artifact.sha256)
+    store.write_file(key, encoded_path)
+    return artifact.model_copy(update={"name": key})

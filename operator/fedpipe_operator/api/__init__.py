@@ -1,6 +1,7 @@
 """The API: the two kinds as frozen models, with their defaults, bounds, condition types and reasons."""
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationRule, Clipping, Normalization
+from fedpipe_operator.api.codec import CodecSpec, CodecType, DownlinkCodec
 from fedpipe_operator.api.conditions import TRACKED, ConditionType, Reason
 from fedpipe_operator.api.edgesite import Capacity, DataPolicy, EdgeSite, EdgeSiteSpec, RunSelector, SiteData, TrainingLosses
 from fedpipe_operator.api.finetune import (
@@ -61,12 +62,15 @@ __all__ = [
     "Capacity",
     "CausalLMTask",
     "Clipping",
+    "CodecSpec",
+    "CodecType",
     "Condition",
     "ConditionStatus",
     "ConditionType",
     "DataPolicy",
     "DeletionPolicy",
     "Depth",
+    "DownlinkCodec",
     "EdgeSite",
     "EdgeSiteSpec",
     "EvaluationSpec",

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from fedpipe_operator.api.aggregation import AggregationMethod, AggregationSpec
+from fedpipe_operator.api.codec import CodecSpec
 from fedpipe_operator.api.meta import API_VERSION, ApiModel, Condition, LabelMap, Metadata, Name, SecretReference, Sentence
 from fedpipe_operator.api.progress import ProgressStatus
 from fedpipe_operator.api.quantities import Duration
@@ -293,6 +294,7 @@ class FineTuneSpec(ApiModel):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     aggregation: AggregationSpec = AggregationSpec()
+    codec: CodecSpec = CodecSpec()
     store: StoreSpec | None = None
     """The store of the run's results. Left out: the operator's default one (the chart's `defaultStore`), if it has one."""
     continue_from: Annotated[str, Field(pattern=UID_PATTERN, max_length=63)] | None = None
@@ -405,6 +407,10 @@ class MeasuredStatus(ApiModel):
     """Bytes that the task read from it, with those of the base model where no cache keeps it."""
     bits_per_second: Annotated[int, Field(ge=0)] | None = None
     """Bits of both directions, over the seconds of all transfers of the task."""
+    codecs: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=16)] = {}
+    """Tensors of the update by the codec that they travelled with, with `spec.codec`. Another than the run's would have lost too much."""
+    update_cosine: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Between the increment that was trained and what arrived of it, over all tensors, with `spec.codec`."""
 
 
 class HyperparameterStatus(ApiModel):

@@ -168,6 +168,11 @@ SITES_OF_RUNS: Final = (
     _gauge(
         "site_network_bits_per_second", _SITE_OF_RUN, "Bits of both directions, over the seconds of all transfers of the last training."
     ),
+    _gauge(
+        "site_update_cosine",
+        _SITE_OF_RUN,
+        "Cosine between the increment of the site's last training and what arrived of it through the codec; absent without one.",
+    ),
     _gauge("site_failed_rounds", _SITE_OF_RUN, "Rounds in a row, up to the last committed one, in which the site was selected and failed."),
     _counter(
         "site_transferred_bytes_total",

@@ -69,6 +69,7 @@ def _training(of: tuple[str, ...], training: Training) -> Iterator[Sample]:
         ("site_mfu_ratio", found.mfu),
         ("site_granularity_ratio", found.granularity),
         ("site_network_bits_per_second", found.bits_per_second),
+        ("site_update_cosine", found.update_cosine),
     )
     yield from (Sample(name, of, value) for name, value in measured if value is not None)
     if found.tokens_per_joule is not None:

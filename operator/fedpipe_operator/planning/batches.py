@@ -19,7 +19,7 @@ from fedpipe_operator.planning.choices import other_seconds_of, seconds_of_steps
 from fedpipe_operator.planning.passes import largest_pass, largest_step, samples_of_a_step
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import STEPS_EXPONENT, Solution
-from fedpipe_operator.planning.time_model import step_seconds, wire_bytes
+from fedpipe_operator.planning.time_model import step_seconds
 from fedpipe_operator.sites import SiteProfile
 
 SMALLEST_SHARE: Final = 1 / 4
@@ -40,7 +40,7 @@ def with_batch(request: PlanRequest, site: SiteProfile, solution: Solution, most
     counts_on_smaller = solution.choice.cached and kept is not None and kept.batch_size < solution.choice.batch
     if solution.steps >= most and not counts_on_smaller:
         return solution
-    upload, samples, whole_batch = wire_bytes(site, solution.ranks, request.head), site.train_samples, solution.choice.batch
+    upload, samples, whole_batch = request.update_bytes(site, solution.ranks), site.train_samples, solution.choice.batch
 
     def of_batch(batch: int) -> Solution:
         micro_batch = min(largest_pass(batch, site.devices), solution.choice.micro_batch)

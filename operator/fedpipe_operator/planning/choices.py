@@ -259,7 +259,7 @@ def load_need(site: SiteProfile, bits: Bits) -> float:
 
 def seconds_per_element(request: PlanRequest, site: SiteProfile) -> float:
     """Seconds to send one element of an adapter."""
-    return request.correction(site).transfers * upload_seconds(site, WIRE_BYTES)
+    return request.correction(site).transfers * upload_seconds(site, request.element_bytes(site))
 
 
 def _checkpointing(request: PlanRequest, site: SiteProfile) -> Sequence[bool]:

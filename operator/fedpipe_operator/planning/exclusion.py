@@ -15,7 +15,6 @@ from fedpipe_operator.planning.fleet import FleetSolution
 from fedpipe_operator.planning.memory_model import Bool, Float64
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING
-from fedpipe_operator.planning.sizes import WIRE_BYTES
 from fedpipe_operator.planning.time_model import download_seconds, upload_seconds
 from fedpipe_operator.sites import Correction, SiteProfile
 
@@ -62,7 +61,7 @@ class _Needs:
             memory=np.maximum(choices.load / request.load_budget(site), _share_of_memory(request, site, choices.training_peak(adapters))),
             time=choices.least_deadline(request.deadline, others, ROUNDING) / request.deadline,
             beside=choices.fixed - transfer_seconds(request, site, request.head_bytes) + choices.step,
-            upload=transfers * upload_seconds(site, 1.0) * (request.head_bytes + WIRE_BYTES * adapters),
+            upload=transfers * upload_seconds(site, 1.0) * (request.head_bytes + request.element_bytes(site) * adapters),
             download=transfers * download_seconds(site, request.download(site)),
         )
 

@@ -18,7 +18,7 @@ from fedpipe_operator.planning.importance import exploring
 from fedpipe_operator.planning.passes import largest_pass, passes, step_text
 from fedpipe_operator.planning.request import DEADLINE_FRACTION, PlanRequest
 from fedpipe_operator.planning.site_problem import Solution
-from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters
+from fedpipe_operator.planning.sizes import head_parameters, update_bytes
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast
 
@@ -169,7 +169,7 @@ def whole_reason(request: PlanRequest, site: SiteProfile) -> str:
     are = "is" if count == 1 else "are"
     beside = "gradients, optimiser and proximal term" if request.options.is_proximal else "gradients and optimiser"
     memory = f"{bytes_text(request.options.trained_bytes * elements)} of memory with {beside}"
-    sent = f"{bytes_text(WIRE_BYTES * elements)} of each transfer"
+    sent = f"{bytes_text(update_bytes((), {}, site.base.whole, request.codecs))} of each update"
     return f"{counted(count, 'tensor')} of planning.modulesToSave {are} trained whole: {memory}, and {sent}"
 
 

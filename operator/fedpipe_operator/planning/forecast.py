@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from functools import partial
 
 from fedpipe_operator import conversion
-from fedpipe_operator.formatting import rate_text
+from fedpipe_operator.api import CodecType
+from fedpipe_operator.formatting import bytes_text, rate_text
 from fedpipe_operator.planning.choices import Choice, found_share_of, load_need, other_seconds_of, seconds_of_steps
 from fedpipe_operator.planning.memory_model import Step, training_peak
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.sizes import update_file_bytes
-from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds, wire_bytes
+from fedpipe_operator.planning.time_model import forward_share, relative_step_seconds
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Forecast, Plan
 
@@ -21,14 +22,14 @@ def choice_of(plan: Plan) -> Choice:
 
 def forecast(request: PlanRequest, site: SiteProfile, choice: Choice, *, ranks: Mapping[str, int], steps: int) -> Forecast:
     """What a choice with these ranks and steps needs at a site."""
-    sent = wire_bytes(site, ranks, request.head)
+    sent = request.update_bytes(site, ranks)
     of_steps = seconds_of_steps(request, site, choice, steps)
     return Forecast(
         memory_bytes=max(0, int(peak_of(request, site, choice, ranks))),
         seconds=float(other_seconds_of(request, site, choice.bits, sent, choice.micro_batch)) + of_steps,
         step_seconds=of_steps,
         cached_share=found_share_of(request, site, choice, steps),
-        upload_bytes=update_file_bytes(site.base.weights, ranks, request.head),
+        upload_bytes=update_file_bytes(site.base.weights, ranks, request.head, request.codecs),
         download_bytes=request.download_file(site),
     )
 
@@ -97,8 +98,16 @@ def make_plan(  # noqa: PLR0913 -- the parts of a plan
         alpha=training.alpha,
         forecast=forecast(request, site, choice, ranks=ranks, steps=steps),
         limited_by=limited_by,
-        why=(*why, *_assumptions(request, site)),
+        why=(*why, *_codec_reason(request, site, ranks), *_assumptions(request, site)),
     )
+
+
+def _codec_reason(request: PlanRequest, site: SiteProfile, ranks: Mapping[str, int]) -> list[str]:
+    """What the codec of the run's updates saves, as a sentence; none without a codec."""
+    if request.spec.codec.type is CodecType.IDENTITY:
+        return []
+    sent, plain = (update_file_bytes(site.base.weights, ranks, request.head, codecs) for codecs in (request.codecs, ()))
+    return [f"its update travels as {request.spec.codec.type.value}: {bytes_text(sent)} instead of {bytes_text(plain)}"]
 
 
 def _assumptions(request: PlanRequest, site: SiteProfile) -> list[str]:

@@ -16,7 +16,6 @@ from fedpipe_operator.planning.fleet import FleetSolution, longer_by
 from fedpipe_operator.planning.passes import passes
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import SiteProblem, Solution
-from fedpipe_operator.planning.time_model import wire_bytes
 from fedpipe_operator.sites import Correction, SiteProfile, carried_over
 
 _MORE: Final = 0.25
@@ -108,7 +107,7 @@ def _no_more_is_wanted(request: PlanRequest, site: SiteProfile, solution: Soluti
 def _trials(request: PlanRequest, site: SiteProfile, fleet: FleetSolution, solution: Solution) -> list[_Trial]:
     """The problems to solve."""
     seconds, most, correction = fleet.length.seconds, fleet.most_steps, request.correction(site)
-    longer = _MORE * max(0.0, seconds - transfer_seconds(request, site, wire_bytes(site, solution.ranks, request.head)))
+    longer = _MORE * max(0.0, seconds - transfer_seconds(request, site, request.update_bytes(site, solution.ranks)))
     # A longer round has more steps of all sites that want more: this one's are not compared with those that the fastest takes today.
     wants_more = solution.steps < request.wanted_steps(site, solution.choice.batch)
     most_of_longer = most * (1 + wants_more * longer / seconds_of_steps(request, site, solution.choice, solution.steps))

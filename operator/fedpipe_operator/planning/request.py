@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
+from fedpipe_operator import conversion
 from fedpipe_operator.api import FineTuneSpec, longest_sample, parse_duration
 from fedpipe_operator.planning.memory_model import RunOptions
 from fedpipe_operator.planning.passes import largest_step, steps_of_passes
-from fedpipe_operator.planning.sizes import WIRE_BYTES, global_file_bytes, head_parameters
+from fedpipe_operator.planning.sizes import WIRE_BYTES, element_bytes, global_file_bytes, update_bytes
 from fedpipe_operator.planning.time_model import global_bytes
 from fedpipe_operator.sites import Correction, KeptActivations, SiteProfile
+from fedpipe_trainer.codecs import TensorCodec, ladder, update_codecs
 from fedpipe_trainer.contract import MAX_STEPS
 
 MEMORY_FRACTION: Final = 0.85
@@ -119,23 +122,46 @@ class PlanRequest:
         is_proximal = self.spec.training.proximal_mu > 0
         return RunOptions(head=self.head, global_rank=self.spec.planning.max_rank, is_proximal=is_proximal)
 
+    @cached_property
+    def codecs(self) -> tuple[TensorCodec, ...]:
+        """Those of updates, the run's first; empty: updates travel as they are."""
+        return update_codecs(conversion.codec(self.spec.codec))
+
+    @cached_property
+    def _downlink_codecs(self) -> tuple[TensorCodec, ...]:
+        codec = conversion.codec(self.spec.codec)
+        return ladder(codec, codec.downlink) if codec else ()
+
     @property
     def head_bytes(self) -> int:
         """Bytes of the head in an update."""
-        return WIRE_BYTES * head_parameters(self.head)
+        return update_bytes((), {}, self.head, self.codecs)
+
+    def update_bytes(self, site: SiteProfile, ranks: Mapping[str, int]) -> int:
+        """Bytes of a site's update, without the file's header, which takes no time."""
+        return update_bytes(site.base.weights, ranks, self.head, self.codecs)
+
+    def element_bytes(self, site: SiteProfile) -> float:
+        """Bytes that one element of an adapter adds to an update; of a codec that saves less with lower ranks, with the lowest."""
+        if not self.codecs:
+            return WIRE_BYTES
+        lowest = min(rank for rank in (*self.spec.planning.ranks, self.options.global_rank) if rank)
+        return element_bytes(lowest, site.base.hidden_size, self.codecs)
 
     def download(self, site: SiteProfile) -> int:
         """Bytes of the global adapter that take time to read; where it is not known, with the largest rank that the run allows."""
         if self.adapter_bytes is not None:
             return self.adapter_bytes
-        return global_bytes(site, self.options.global_rank, self.head)
+        rank, codecs = self.options.global_rank, self._downlink_codecs
+        return global_bytes(site, rank, self.head) if not codecs else self.download_file(site)
 
     def download_file(self, site: SiteProfile) -> int:
         """Bytes of the global adapter's file, with its header."""
         if self.adapter_bytes is not None:
             return self.adapter_bytes
         if site.fingerprint not in self._file_sizes:
-            self._file_sizes[site.fingerprint] = global_file_bytes(site.base.weights, self.options.global_rank, self.head)
+            rank, codecs = self.options.global_rank, self._downlink_codecs
+            self._file_sizes[site.fingerprint] = global_file_bytes(site.base.weights, rank, self.head, codecs)
         return self._file_sizes[site.fingerprint]
 
     def wanted_steps(self, site: SiteProfile, batch: int | None = None) -> int:

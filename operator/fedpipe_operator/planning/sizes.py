@@ -1,17 +1,21 @@
 """Sizes of adapters and heads, in parameters for the memory model and the time model, and in bytes of the files that are sent."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, prod
 from typing import Final
 
+from fedpipe_trainer.codecs import DTYPES, Part, TensorCodec
+from fedpipe_trainer.codecs.files import nominal, parts_of
 from fedpipe_trainer.contract import BaseModelFacts, WeightShape
 
 WIRE_BYTES: Final = 4
-"""Per parameter: adapters are trained and sent in fp32."""
+"""Per parameter: adapters are trained, and without a codec sent, in fp32."""
 _UPDATE_METADATA: Final = len('"__metadata__":{"format":"pt"},')
 """What the trainer adds to the header of an update. The operator adds nothing to that of the global adapter."""
 _ALIGNMENT: Final = 8
 Shapes = Mapping[str, tuple[int, ...]]
+Rungs = Sequence[TensorCodec]
+"""Codecs, of which each tensor is encoded by the first that has something for its shape; empty: none."""
 
 
 def adapter_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> int:
@@ -29,17 +33,35 @@ def residual_parameters(weights: Iterable[WeightShape], ranks: Mapping[str, int]
     return sum(max(0, global_rank - ranks.get(weight.name, 0)) * (weight.d_in + weight.d_out) for weight in weights)
 
 
-def update_file_bytes(weights: Iterable[WeightShape], ranks: Mapping[str, int], head: Shapes) -> int:
-    """Size of a site's update, whose tensors are in the order of their keys."""
-    shapes = {**head, **_factor_shapes(weights, ranks)}
-    return _file_bytes({key: shapes[key] for key in sorted(shapes)}, _UPDATE_METADATA)
+def update_file_bytes(weights: Iterable[WeightShape], ranks: Mapping[str, int], head: Shapes, rungs: Rungs = ()) -> int:
+    """Size of a site's update with these codecs, if none loses too much: larger items first, then in the order of their keys."""
+    parts = _parts({**head, **_factor_shapes(weights, ranks)}, rungs)
+    ordered = sorted(parts, key=lambda key: (-DTYPES[parts[key].dtype].itemsize, key))
+    return _file_bytes({key: parts[key] for key in ordered}, _UPDATE_METADATA)
 
 
-def global_file_bytes(weights: Iterable[WeightShape], rank: int, head: Shapes) -> int:
+def update_bytes(weights: Iterable[WeightShape], ranks: Mapping[str, int], head: Shapes, rungs: Rungs = ()) -> int:
+    """The same without the file's header: without a codec 4·Σ r·(d_in + d_out), plus the head."""
+    if not rungs:
+        return WIRE_BYTES * (adapter_parameters(weights, ranks) + head_parameters(head))
+    return sum(part.size for part in _parts({**head, **_factor_shapes(weights, ranks)}, rungs).values())
+
+
+def global_file_bytes(weights: Iterable[WeightShape], rank: int, head: Shapes, rungs: Rungs = ()) -> int:
     """Size of the global adapter with this rank for every weight: the head, then the factors, both in the order of their names."""
     ordered = sorted(weights, key=lambda weight: weight.name)
     factors = _factor_shapes(ordered, dict.fromkeys((weight.name for weight in ordered), rank))
-    return _file_bytes({key: head[key] for key in sorted(head)} | factors)
+    return _file_bytes(_parts({key: head[key] for key in sorted(head)} | factors, rungs))
+
+
+def element_bytes(rank: int, width: int, rungs: Rungs) -> float:
+    """Bytes that an element of a factor of this rank and width takes on the wire: 4 without a codec."""
+    return sum(part.size for part in _parts({"": (rank, width)}, rungs).values()) / (rank * width)
+
+
+def _parts(shapes: Shapes, rungs: Rungs) -> dict[str, Part]:
+    """By key of the file: how the tensors are written, if no codec loses too much."""
+    return {part: one for key, shape in shapes.items() for part, one in parts_of(key, shape, nominal(shape, rungs)).items()}
 
 
 def _factor_shapes(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -52,12 +74,13 @@ def _factor_shapes(weights: Iterable[WeightShape], ranks: Mapping[str, int]) -> 
     return shapes
 
 
-def _file_bytes(shapes: Shapes, metadata: int = 0) -> int:
+def _file_bytes(parts: Mapping[str, Part], metadata: int = 0) -> int:
     """Size of a safetensors file: the header's length (8 bytes), the header in JSON, padded to a multiple of 8 bytes, and the tensors."""
     header, end = len("{") + metadata, 0  # the last entry's comma stands for the closing brace; a shape is written without spaces
-    for key, shape in shapes.items():
-        start, end = end, end + WIRE_BYTES * prod(shape)
-        header += len(key) + len(f'"":{{"dtype":"F32","shape":{list(shape)},"data_offsets":[{start},{end}]}},') - (len(shape) - 1)
+    for key, part in parts.items():
+        start, end = end, end + part.size
+        entry = f'"":{{"dtype":"{part.dtype}","shape":{list(part.shape)},"data_offsets":[{start},{end}]}},'
+        header += len(key) + len(entry) - (len(part.shape) - 1)
     return _ALIGNMENT + ceil(header / _ALIGNMENT) * _ALIGNMENT + end
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedpipe_operator.planning.passes import batches_of_a_pass, samples_of_a_step
-from fedpipe_operator.planning.sizes import WIRE_BYTES, adapter_parameters, head_parameters, rank_parameters
+from fedpipe_operator.planning.sizes import WIRE_BYTES, head_parameters, rank_parameters
 from fedpipe_operator.sites import SiteProfile
 from fedpipe_trainer.contract import Bits, Throughput
 
@@ -134,11 +134,6 @@ def generation_seconds(profile: SiteProfile, bits: Bits, answers: int, tokens: i
         answers * one.prompt_seconds + (tokens - 1) * (batches * one.token_seconds + answers * one.sequence_token_seconds) for one in speeds
     ]
     return np.asarray(np.max(seconds, axis=0))
-
-
-def wire_bytes(profile: SiteProfile, ranks: Mapping[str, int], head: Mapping[str, tuple[int, ...]]) -> int:
-    """Bytes of an update: 4·Σ r·(d_in + d_out), plus the head, without the file's header, which takes no time."""
-    return WIRE_BYTES * (adapter_parameters(profile.base.weights, ranks) + head_parameters(head))
 
 
 def global_bytes(profile: SiteProfile, rank: int, head: Mapping[str, tuple[int, ...]]) -> int:

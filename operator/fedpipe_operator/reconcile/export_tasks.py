@@ -49,8 +49,6 @@ def export_task(  # noqa: PLR0913 -- what an export depends on
 ) -> ExportTask:
     """The task that exports a round's global adapter as a PEFT folder and a merged model: the files that the dry export found."""
     context = context.in_stage(TaskKind.EXPORT)
-    adapter = global_adapter_of(context, commit)
-    assert adapter is not None  # noqa: S101 -- a commit always has an adapter
     part_bytes = _part_bytes(context, found)
     return ExportTask(
         run=context.run.ref,
@@ -62,7 +60,7 @@ def export_task(  # noqa: PLR0913 -- what an export depends on
         **context.outputs(names.export_result(action.attempt)),
         objective=conversion.objective(context.spec.task, plan.labels),
         source=_source(context, inputs),
-        global_adapter=adapter,
+        global_adapter=global_adapter_of(context, commit.adapter),
         adapter_files=_uploads(context, names.EXPORT_ADAPTER, found.adapter if context.spec.export.adapter else (), part_bytes),
         merged_files=_uploads(context, names.EXPORT_MERGED, found.merged if context.spec.export.merged else (), part_bytes),
         provenance=_provenance(context, action.round),

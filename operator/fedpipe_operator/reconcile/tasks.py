@@ -24,6 +24,7 @@ from fedpipe_operator.rounds.records import RoundPlan
 from fedpipe_operator.sites import basis_of
 from fedpipe_trainer.contract import (
     MAX_PROGRESS_BYTES,
+    Artifact,
     Data,
     DataPolicy,
     EvaluateTask,
@@ -229,7 +230,7 @@ def training_task(
         micro_batch=action.micro_batch,
         processes=_processes(context, site),
         hyperparameters=hyperparameters_of(plan, context.spec),
-        global_adapter=global_adapter_of(context, previous),
+        global_adapter=global_adapter_of(context, previous.read_by_sites) if previous else None,
         evaluation=_evaluation_before(context, action, plan) if action.evaluates else None,
         adapter=update_upload(
             context.bounded_write,
@@ -238,6 +239,7 @@ def training_task(
             at_most=adapter_bytes,
             updates=len(plan.plans) * context.spec.rounds.count,
         ),
+        codec=plan.codec,
         checkpoint_read=context.read(names.checkpoint(round_, site)),
         checkpoint_write=context.bounded_write(names.checkpoint(round_, site), _checkpoint_bytes(adapter_bytes, plan.plans[site].steps)),
     )
@@ -283,7 +285,7 @@ def evaluation_task(
         bits=plan.plans[action.site].bits,
         batch_size=plan.plans[action.site].micro_batch,
         evaluation=_evaluation(context, action.site),
-        global_adapter=global_adapter_of(context, commit),
+        global_adapter=global_adapter_of(context, commit.read_by_sites),
         seed=hyperparameters_of(plan, context.spec).seed,
     )
 
@@ -335,11 +337,9 @@ def as_planned(model: Model, plan: RoundPlan | PlanSummary) -> Model:
     return model.model_copy(update={"fingerprint": plan.fingerprint, "commit": plan.model_commit})
 
 
-def global_adapter_of(context: TaskContext, commit: CommitSummary | None) -> GlobalAdapter | None:
-    """A round's global adapter, with a URL to read it; None without a round."""
-    if commit is None:
-        return None
-    return GlobalAdapter(url=context.read(commit.adapter.name), sha256=commit.adapter.sha256, size=commit.adapter.size)
+def global_adapter_of(context: TaskContext, adapter: Artifact) -> GlobalAdapter:
+    """A round's global adapter, with a URL to read it."""
+    return GlobalAdapter(url=context.read(adapter.name), sha256=adapter.sha256, size=adapter.size)
 
 
 def _batches_to_profile(batch_sizes: tuple[int, ...]) -> tuple[int, ...]:

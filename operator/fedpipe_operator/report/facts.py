@@ -1,7 +1,7 @@
 """The content of the page, computed from a record: outcome, headline, rounds, sites, absent sites with the reason. Pure."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,7 +15,7 @@ from fedpipe_operator.report.record import RunRecord
 from fedpipe_operator.report.tables import best_value
 from fedpipe_operator.rounds.policies import metric_value
 from fedpipe_operator.rounds.records import Comparison
-from fedpipe_operator.sites import efficiency_of, granularity
+from fedpipe_operator.sites import Efficiency, efficiency_of, granularity
 from fedpipe_trainer.contract import Outcome, Plan, Sample
 
 _SHOWN_SITES: Final = 3
@@ -141,6 +141,10 @@ class TrainingRow:
     """Seconds of the steps over those of the transfers."""
     bits_per_second: float | None
     """Of both directions, while the site transferred."""
+    codecs: str
+    """Tensors of the updates by the codec that they travelled with; empty without a codec."""
+    update_cosine: float | None
+    """Between what was trained and what arrived, with a codec."""
     uploaded: int
     """Bytes of all trainings."""
     downloaded: int
@@ -317,9 +321,16 @@ def _training_row(site: str, updates: list[AdmittedUpdate]) -> TrainingRow:
         energy_source=", ".join(sorted({one.energy_source for one in found if one.energy_source})),
         granularity=mean("granularity"),
         bits_per_second=mean("bits_per_second"),
+        codecs=", ".join(f"{count} {name}" for name, count in sorted(_codecs(found).items())),
+        update_cosine=mean("update_cosine"),
         uploaded=sum(update.measured.uploaded_bytes for update in updates),
         downloaded=sum(update.measured.downloaded_bytes for update in updates),
     )
+
+
+def _codecs(found: list[Efficiency]) -> Counter[str]:
+    """Tensors by codec."""
+    return sum((Counter(one.codecs) for one in found), Counter())
 
 
 def _granularity(profile: AdmittedProfile) -> float | None:

@@ -61,7 +61,7 @@ def evidence_for(
         moved: the sites whose profile is another than the last plan's.
     """
     plan, commit = observed.plan, observed.commits.get(round_ - 1)
-    adapter_bytes = commit.adapter.size if commit else 0 if round_ == 1 else None
+    adapter_bytes = commit.read_by_sites.size if commit else 0 if round_ == 1 else None
     if plan is None or commit is None or plan.round != round_ - 1:
         return Evidence(History(round_, adapter_bytes=adapter_bytes))
     measured = measurements(commit)

@@ -105,6 +105,13 @@ class CommitSummary:
     bytes_read: int
     seconds: float = 0.0
     """Of the aggregation."""
+    download: Artifact | None = None
+    """See `RoundCommit.download`."""
+
+    @property
+    def read_by_sites(self) -> Artifact:
+        """The global adapter as the sites read it."""
+        return self.download or self.adapter
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,7 @@ def summarize_commit(commit: RoundCommit) -> CommitSummary:
         finished_at=commit.finished_at,
         bytes_read=commit.bytes_read,
         seconds=commit.seconds,
+        download=commit.download,
     )
 
 

@@ -13,7 +13,7 @@ from fedpipe_operator.api import AggregationRule, Reason
 from fedpipe_operator.api.aggregation import FEDAVG, ServerOptimizer
 from fedpipe_operator.planning import Hyperparameter
 from fedpipe_operator.sites import Correction, KeptActivations, Measurement, Resources
-from fedpipe_trainer.contract import Artifact, Hyperparameters, Plan, Wire
+from fedpipe_trainer.contract import Artifact, Codec, Hyperparameters, Plan, Wire
 
 STATUS_SITES: Final = 100
 """Sites, in order of name, that the status of a run shows; the store has all."""
@@ -93,6 +93,9 @@ class RoundPlan(Wire):
     given_up: dict[str, str] = {}
     """By site whose profile missed its deadline though it had its whole time: what it was tried with (`round_plan.trial_of`). With the
     same, it is not tried again."""
+    codec: Codec | None = None
+    """How the round's updates and its global adapter travel, so that an edit of the spec changes no round that has begun.
+    None: as they are."""
     resources: dict[str, Resources] = {}
     """By site with a profile: what its plan is made for. Empty: an earlier version of the operator planned the round."""
     is_stalled: bool = False
@@ -205,6 +208,8 @@ class RoundCommit(Wire):
     method: str
     rule: str = "Mean"
     adapter: Artifact
+    download: Artifact | None = None
+    """The same as the sites read it, by `codec.downlink` of the round's plan. None: they read `adapter`."""
     ranks: dict[str, int]
     """Rank of the global adapter by weight."""
     head: dict[str, tuple[int, ...]] = {}

@@ -113,6 +113,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         profiles=profiled.attempts,
         profile_hashes=profiled.hashes,
         given_up={site.name: trial_of(run, site) for site in run.sites if site.name in without.given_up},
+        codec=conversion.codec(run.spec.codec),
         resources={site: profile.resources for site, profile in agreeing.items()},
         is_stalled=evidence.history.is_stalled,
     )

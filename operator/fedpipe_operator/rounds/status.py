@@ -278,6 +278,8 @@ def measured_status(site: str, round_: int, found: Measurement) -> MeasuredStatu
         uploaded_bytes=min(found.uploaded_bytes, _LARGEST),
         downloaded_bytes=min(found.downloaded_bytes, _LARGEST),
         bits_per_second=None if efficiency.bits_per_second is None else round(efficiency.bits_per_second),
+        codecs=efficiency.codecs,
+        update_cosine=_rounded(efficiency.update_cosine),
     )
 
 

@@ -7,15 +7,13 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from fedpipe_operator.admission import AdmittedUpdate, plausible
+from fedpipe_operator.admission import LARGEST_MFU, LARGEST_RATE, AdmittedUpdate, plausible
 from fedpipe_trainer.contract import EnergySource, Wire
+from fedpipe_trainer.contract.codec import CodecName
 
-_LARGEST_RATE: Final = 1e15
-"""Of tokens, bits or their quotients: more than any device has."""
-_LARGEST_MFU: Final = 10.0
 _BITS: Final = 8
 
-_Rate = Annotated[float, Field(ge=0, le=_LARGEST_RATE, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(ge=0, le=LARGEST_RATE, allow_inf_nan=False)]
 
 
 class Efficiency(Wire):
@@ -25,7 +23,7 @@ class Efficiency(Wire):
     """Of the steps, without padding."""
     padded_tokens_per_second: _Rate | None = None
     """Of the steps, with the padding that was computed beside them."""
-    mfu: Annotated[float, Field(ge=0, le=_LARGEST_MFU, allow_inf_nan=False)] | None = None
+    mfu: Annotated[float, Field(ge=0, le=LARGEST_MFU, allow_inf_nan=False)] | None = None
     """Share of the device's peak FLOP/s that the tokens used, without padding."""
     tokens_per_joule: _Rate | None = None
     """Of the steps, without padding."""
@@ -35,6 +33,10 @@ class Efficiency(Wire):
     """G = T_comp / T_comm: seconds of the steps over those of all transfers of the task. Below 1, it waited for the network longer."""
     bits_per_second: _Rate | None = None
     """Bits of both directions over the seconds of all transfers."""
+    codecs: Annotated[dict[CodecName, Annotated[int, Field(ge=0)]], Field(max_length=16)] = {}
+    """Tensors of the update by the codec that they travelled with; empty without a codec."""
+    update_cosine: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Between the increment that was trained and what is decoded of it, by the site; None without a codec."""
 
 
 def efficiency_of(update: AdmittedUpdate) -> Efficiency:
@@ -46,13 +48,15 @@ def efficiency_of(update: AdmittedUpdate) -> Efficiency:
     steps, transfers = measured.seconds.get("train", 0.0), measured.seconds.get("transfer", 0.0)
     joules = update.energy_joules
     return Efficiency(
-        tokens_per_second=plausible(speed, _LARGEST_RATE),
-        padded_tokens_per_second=None if speed is None else plausible(speed * _padded_per_token(update), _LARGEST_RATE),
-        mfu=plausible(update.mfu, _LARGEST_MFU),
+        tokens_per_second=plausible(speed, LARGEST_RATE),
+        padded_tokens_per_second=None if speed is None else plausible(speed * _padded_per_token(update), LARGEST_RATE),
+        mfu=plausible(update.mfu, LARGEST_MFU),
         tokens_per_joule=_ratio(_new_tokens(update), joules),
         energy_source=update.energy_source if joules else None,
         granularity=None if update.resumed_from_step else _ratio(steps, transfers),
         bits_per_second=_ratio(_BITS * (measured.uploaded_bytes + measured.downloaded_bytes), transfers),
+        codecs=update.codecs or {},
+        update_cosine=None if update.update_cosine is None else plausible(update.update_cosine, 1.0),
     )
 
 
@@ -67,4 +71,4 @@ def _new_tokens(update: AdmittedUpdate) -> float:
 
 def _ratio(part: float, whole: float | None) -> float | None:
     """None where one of them was not measured."""
-    return plausible(part / whole, _LARGEST_RATE) if part and whole else None
+    return plausible(part / whole, LARGEST_RATE) if part and whole else None

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fedpipe_trainer.codecs.files import decode_whole
 from fedpipe_trainer.contract import FailureReason
 from fedpipe_trainer.errors import TaskFailed
 from fedpipe_trainer.model.architecture import KEY_PREFIX, linear_shape
@@ -71,7 +72,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
 
 
 def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], whole: Mapping[str, Tensor] | None = None) -> AdapterTensors:
-    """Read a global adapter and check every key and shape against the model.
+    """Read a global adapter, decoded if it is encoded, and check every key and shape against the model.
 
     Args:
         path: the safetensors file.
@@ -84,8 +85,8 @@ def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], who
             (the message names its key).
     """
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+        tensors = _decoded(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
         raise _invalid_adapter(f"the global adapter cannot be read: {error}") from error
     for key, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
@@ -100,6 +101,12 @@ def read_global_adapter(path: Path, model: nn.Module, head: tuple[str, ...], who
     if tensors:
         raise _invalid_adapter(f"the global adapter's {min(tensors)} belongs to no parameter of this model")
     return AdapterTensors(weights, head_tensors)
+
+
+def _decoded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, of which each may be encoded (`spec.codec.downlink`)."""
+    arrays = decode_whole({key: tensor.numpy() for key, tensor in tensors.items()})
+    return {key: tensors[key] if key in tensors else torch.from_numpy(array) for key, array in arrays.items()}
 
 
 def _take_head_parameter(tensors: dict[str, Tensor], name: str, parameter: nn.Parameter) -> Tensor:

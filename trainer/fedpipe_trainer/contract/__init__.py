@@ -6,6 +6,7 @@ version could misread the new one; a trainer refuses a task with a newer version
 """
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
+from fedpipe_trainer.contract.codec import IDENTITY, Codec
 from fedpipe_trainer.contract.objective import (
     CHAT_FORMATS,
     FORMAT_COLUMNS,
@@ -93,6 +94,7 @@ __all__ = [
     "CHAT_FORMATS",
     "EVALUATION_SHARE",
     "FORMAT_COLUMNS",
+    "IDENTITY",
     "MAX_PROGRESS_BYTES",
     "MAX_STEPS",
     "POLICY_FILE",
@@ -104,6 +106,7 @@ __all__ = [
     "Bits",
     "BleuTokenizer",
     "CausalLM",
+    "Codec",
     "Data",
     "DataPolicy",
     "DataUse",

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
+from fedpipe_trainer.contract.codec import CodecName
 from fedpipe_trainer.contract.plan import MAX_LAYERS, Bits, Scaling
 from fedpipe_trainer.contract.task import (
     MAX_RANGE_TEST_SAMPLES,
@@ -414,6 +415,12 @@ class TrainResult(_ResultBase):
     """Energy of the device during the training's steps. None: the platform reports none (neither NVML nor RAPL), or it was not recorded."""
     energy_source: EnergySource | None = None
     """What counted it. None: nothing did, or it was not recorded."""
+    codecs: Annotated[dict[CodecName, Count], Field(max_length=16)] | None = None
+    """Tensors of the update by the codec that they travel with; None without a codec. Of another than the task's, that lost too much."""
+    update_cosine: float | None = None
+    """Cosine between the increment that was trained and what is decoded of it, over all tensors; None without a codec."""
+    update_relative_error: float | None = None
+    """Likewise ‖decoded − increment‖ / ‖increment‖."""
 
 
 class EvaluateResult(_ResultBase):

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from fedpipe_trainer.contract.base import SCHEMA_VERSION, Wire
+from fedpipe_trainer.contract.codec import Codec
 from fedpipe_trainer.contract.objective import Objective
 from fedpipe_trainer.contract.plan import Bits, Plan, Scaling
 from fedpipe_trainer.contract.policy import DataPolicy, DataUse
@@ -349,6 +350,8 @@ class TrainTask(_SiteTask):
     """Number of validation rows to compute `validationLoss` of the result on; 0: it is not computed."""
     adapter: Upload | PiecesUpload
     """In pieces where it is large and the store binds their sizes."""
+    codec: Codec | None = None
+    """How the update travels: its increment from what the training started from. None: the tensors as they are, in float32."""
     checkpoint_read: Url | None = None
     """Where an earlier attempt may have written a checkpoint."""
     checkpoint_write: Upload | None = None

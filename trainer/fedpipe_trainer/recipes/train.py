@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 
 from fedpipe_trainer import checkpoint, device
 from fedpipe_trainer.activation_cache import CacheCounts, cached_activations
 from fedpipe_trainer.adapters import Adapters, AdapterSpec, AdapterTensors, attach_adapters, read_global_adapter, write_tensors
 from fedpipe_trainer.checkpoint import TrainingState
+from fedpipe_trainer.compression import Compressed, compressed_update
 from fedpipe_trainer.contract import (
     EVALUATION_SHARE,
     Artifact,
@@ -92,6 +94,16 @@ class Fitted(NamedTuple):
     """Likewise."""
 
 
+class Sent(NamedTuple):
+    """The update as it was uploaded."""
+
+    artifact: Artifact
+    shapes: dict[str, tuple[int, ...]]
+    """Of each tensor, by key."""
+    compressed: Compressed | None
+    """None: without a codec."""
+
+
 def run(task: TrainTask, runtime: TaskRuntime) -> TrainResult:
     """Train for one round and upload the update.
 
@@ -128,14 +140,14 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
         limit = device.memory_limit(used_device, runtime.memory_limit_bytes)
         with runtime.phase("evaluate"), limit, cached_reference(inputs.base, task.objective, runtime):
             validation_loss = validate(task, inputs.base, adapters, runtime.cache)
-        artifact, shapes = upload_update(task, runtime, adapters)
+        sent = upload_update(task, runtime, adapters, inputs.start)
     tokens_per_second = (end.tokens - start.tokens) / seconds if seconds else None
     return TrainResult(
         **runtime.result_header(task),
         outcome=Outcome.COMPLETED,
         fingerprint=inputs.base.fingerprint,
-        adapter=artifact,
-        tensors=shapes,
+        adapter=sent.artifact,
+        tensors=sent.shapes,
         ranks={weight: rank for weight, rank in plan.ranks.items() if rank},
         scaling=plan.scaling,
         scales={weight: plan.scale(weight) for weight, rank in plan.ranks.items() if rank},
@@ -160,6 +172,9 @@ def _train(task: TrainTask, runtime: TaskRuntime, workers: WorkerGroup | None) -
         mfu=_mfu(task, inputs.base, work, seconds * processes_of(session), cache),
         energy_joules=joules,
         energy_source=energy.source if joules is not None else None,
+        codecs=dict(sent.compressed.codecs) if sent.compressed else None,
+        update_cosine=sent.compressed.fidelity.cosine if sent.compressed else None,
+        update_relative_error=sent.compressed.fidelity.relative_error if sent.compressed else None,
     )
 
 
@@ -325,11 +340,16 @@ def validate(task: TrainTask, base: Base, adapters: Adapters, folder: Path | Non
     return mean_loss(adapters.model, examples, objective=task.objective, pad_id=base.pad_id, batch_size=batch_size)[0]
 
 
-def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters) -> tuple[Artifact, dict[str, tuple[int, ...]]]:
-    """Write and upload the update; its artifact, and the shape of each of its tensors."""
-    path = runtime.folder / "adapter.safetensors"
-    write_tensors(adapters.update(), path)
-    return runtime.upload(path, task.adapter), {key: tuple(tensor.shape) for key, tensor in adapters.trainable.items()}
+def upload_update(task: TrainTask, runtime: TaskRuntime, adapters: Adapters, start: AdapterTensors) -> Sent:
+    """Write and upload the update, with the task's codec if it has one."""
+    path, compressed = runtime.folder / "adapter.safetensors", None
+    if task.codec is None or task.codec.is_plain:
+        write_tensors(adapters.update(), path)
+    else:
+        compressed = compressed_update(task, task.codec, adapters, start, runtime.cache)
+        write_tensors({key: torch.from_numpy(np.ascontiguousarray(one)) for key, one in compressed.arrays.items()}, path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in adapters.trainable.items()}
+    return Sent(runtime.upload(path, task.adapter), shapes, compressed)
 
 
 def _is_near_deadline(task: TrainTask, runtime: TaskRuntime, state: TrainingState, longest_step: float) -> bool:
