@@ -173,7 +173,7 @@ $(DOCS_INSTALLED):
 
 nightly: export PYTEST_ADDOPTS = -o faulthandler_timeout=0 # a test may take an hour here
 nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, all families of models and new examples of every property, the short form of the benchmarks, the site, long end-to-end tests
-	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/aggregation/test_hostile_updates.py
+	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/admission/test_hostile_kinds.py tests/aggregation/test_hostile_updates.py
 	FEDPIPE_ALL_FAMILIES=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile --hypothesis-profile=random
 	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
 	$(BIN)/python benchmarks/admission.py

@@ -17,6 +17,8 @@ class FedPipeError(Exception):
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+        self.is_of_one_object = False
+        """Whether the API server's answer is about one object, so that what concerns others may be tried all the same."""
 
 
 class TransientError(FedPipeError):

@@ -51,7 +51,9 @@ class StandInApi:
     objects: dict[tuple[str, str, str], Plain] = field(default_factory=dict)
     noted: list[str] = field(default_factory=list)
     trouble: dict[str, FedPipeError] = field(default_factory=dict)
-    """What a call raises, by `verb plural`."""
+    """What a call raises, by `verb plural`, or by `verb plural name` for one object."""
+    failing: dict[str, FedPipeError] = field(default_factory=dict)
+    """What the creation of a site's Jobs raises."""
     refused: set[str] = field(default_factory=set)
     """Sites whose Jobs a policy denies."""
     unknown_fields: set[str] = field(default_factory=set)
@@ -77,7 +79,10 @@ class StandInApi:
 
     def create(self, kind: Kind, namespace: str, body: Plain) -> Plain | None:
         self._note("create", kind, body["metadata"].get("name", ""))
-        if body["metadata"].get("labels", {}).get(LABEL_SITE) in self.refused:
+        site = body["metadata"].get("labels", {}).get(LABEL_SITE)
+        if kind is JOBS and site in self.failing:
+            raise self.failing[site]
+        if site in self.refused:
             raise UserError("ApiRefused", "a policy denied the request")
         name = body["metadata"].get("name") or f"{body['metadata']['generateName']}{self.version}"
         if (kind.plural, namespace, name) in self.objects:
@@ -131,8 +136,9 @@ class StandInApi:
 
     def _note(self, verb: str, kind: Kind, name: str) -> None:
         self.noted.append(f"{verb} {kind.plural} {name}".strip())
-        if (error := self.trouble.get(f"{verb} {kind.plural}")) is not None:
-            raise error
+        for call in (f"{verb} {kind.plural}", f"{verb} {kind.plural} {name}"):
+            if (error := self.trouble.get(call)) is not None:
+                raise error
 
 
 @dataclass

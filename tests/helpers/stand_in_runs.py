@@ -17,6 +17,7 @@ from fedpipe_operator.api import EdgeSite, FederatedFineTune, FineTuneStatus
 from fedpipe_operator.backend import Job, JobResources, JobState, JobStatus
 from fedpipe_operator.local.session import Session
 from fedpipe_operator.reconcile.planning import PlanningTask, plan_round_of
+from fedpipe_operator.reconcile.progress import ProgressReader
 from fedpipe_operator.reconcile.reconciler import Reconciler
 from fedpipe_operator.reconcile.tasks import TaskInputs
 from fedpipe_operator.rounds import Event, Run
@@ -149,6 +150,8 @@ class World:
     folder: Path
     trainer: Trainer = good_trainer
     now: float = 1000.0
+    reads_progress: bool = False
+    """Whether trainers write their progress to the store, as on a cluster."""
     events: list[Event] = field(default_factory=list)
     backend: StandInBackend = field(init=False)
     store: DirectoryStore = field(init=False)
@@ -170,6 +173,7 @@ class World:
             status_writer=self,
             resumed_at=self.now,
             clock=lambda: self.now,
+            progress=ProgressReader() if self.reads_progress else None,
         )
 
     def write_status(self, run: Run, status: FineTuneStatus) -> None:

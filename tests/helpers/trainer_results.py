@@ -41,7 +41,9 @@ from fedpipe_trainer.contract import (
 Tensors = dict[str, npt.NDArray[Any]]
 BASE = "ba5e" * 16
 WEIGHTS = {"layer.0.q": (8, 6), "layer.0.v": (4, 6)}
-HEAD = {"base_model.model.classifier.weight": (3, 8)}
+Head = Mapping[str, tuple[int, ...]]
+"""Shape by key of the tensors that are trained whole."""
+HEAD: Head = {"base_model.model.classifier.weight": (3, 8)}
 GIB = 2**30
 
 
@@ -81,9 +83,9 @@ def a_profile(task: ProfileTask, **changes: Any) -> ProfileResult:
     return ProfileResult(**_header(task), **(fields | changes))
 
 
-def an_update(task: TrainTask, folder: Path, **changes: Any) -> TrainResult:
+def an_update(task: TrainTask, folder: Path, *, head: Head = HEAD, **changes: Any) -> TrainResult:
     """Write an adapter that depends only on site, round and seed to the task's URL; the result for it."""
-    tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks)
+    tensors = adapter_tensors(f"{task.site}/{task.round}/{task.hyperparameters.seed}", task.plan.ranks, head)
     file = folder / "update.safetensors"
     save_file(encoded(tensors, task), file)
     data = file.read_bytes()
@@ -129,7 +131,7 @@ def _as_large(tensor: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.ND
     return start
 
 
-def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
+def adapter_tensors(seed: str, ranks: Mapping[str, int], head: Head = HEAD) -> dict[str, npt.NDArray[np.float32]]:
     """Random factors and a head that depend only on the seed."""
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
     tensors = {}
@@ -138,7 +140,7 @@ def adapter_tensors(seed: str, ranks: Mapping[str, int]) -> dict[str, npt.NDArra
         if rank:
             tensors[f"base_model.model.{weight}.lora_A.weight"] = random.standard_normal((rank, d_in)).astype(np.float32)
             tensors[f"base_model.model.{weight}.lora_B.weight"] = random.standard_normal((d_out, rank)).astype(np.float32)
-    return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in HEAD.items()}
+    return tensors | {key: random.standard_normal(shape).astype(np.float32) for key, shape in head.items()}
 
 
 def evaluation_within(task: TrainTask) -> EvaluateTask | None:

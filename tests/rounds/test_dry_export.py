@@ -136,6 +136,23 @@ def test_files_that_no_export_has_are_refused(files: tuple[str, ...], message: s
         admit_dry_export(data, Asked(RUN, "", None, 0))
 
 
+def test_an_export_of_more_files_than_a_task_has_room_for_fails_the_run_before_any_site_trains(tmp_path: Path) -> None:
+    """The task of the export, which has a URL for each, would be refused by the API server again and again after the last round."""
+
+    def trainer(task: Any, folder: Path) -> Any:
+        if isinstance(task, DryExportTask):
+            shards = tuple(ExportFile(name=f"model-{number}.safetensors", size=1) for number in range(250))
+            return a_dry_export(task, merged=(ExportFile(name="config.json", size=1), *shards))
+        return good_trainer(task, folder)
+
+    world = World(a_run(), tmp_path, trainer)
+    world.settle()
+
+    assert world.conditions()["Failed"] == "ExportImpossible"
+    assert "number of files: found 253, expected 0 to 250" in world.message("Failed")
+    assert not [name for name in world.backend.started if "train" in name]
+
+
 @pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "a/b/c", ".hidden", "-x", "a//b", "a\\nb", "x" * 200, "a/.b", ""])
 def test_a_name_that_leaves_the_folder_is_refused(name: str) -> None:
     data = result(merged=(ExportFile(name="config.json", size=1),)).replace(b'"config.json"', f'"{name}"'.encode())

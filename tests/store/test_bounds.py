@@ -1,72 +1,27 @@
 """A store's server cannot hold a thread, fill the memory, or lead the operator elsewhere: real sockets, and very short deadlines."""
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peak_memory import peak_memory
 from s3_servers import CREDENTIALS, Server
+from talking_servers import SHORT, Talk, Talking
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.store import Credentials, Guard, S3Store
 from fedpipe_operator.store.connections import _CALL, Call, TooSlowError, bounded, deadline
 from fedpipe_operator.store.s3 import Limits
 
-SHORT = Limits(seconds=0.3, listing_seconds=0.3, object_bytes=2**16, keys=50, pages=5)
 MARGIN = 1.2
 """Seconds between a deadline and the error: a write waits one second for a server's consent, and the machine may have other work."""
+PATIENT = Limits(seconds=20, listing_seconds=20)
+"""For a server that answers at once, on a machine with other work."""
 OK = b"HTTP/1.1 200 OK\r\n"
-Talk = Callable[[socket.socket], None]
-
-
-@dataclass
-class Talking:
-    """A server that says to every connection whatever a test wants, and counts the connections."""
-
-    talk: Talk
-    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
-    connections: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        found: int = self.listener.getsockname()[1]
-        return found
-
-    def store(self, host: str = "127.0.0.1", guard: Guard | None = None, limits: Limits = SHORT) -> S3Store:
-        endpoint = f"http://{host}:{self.port}"
-        return S3Store("fedpipe", "runs", credentials=Credentials("a", "b"), endpoint=endpoint, guard=guard, limits=limits)
-
-    def drip(self, connection: socket.socket, data: bytes = b"x", seconds: float = 0.02) -> None:
-        """Send this again and again, never in a burst, until the client has gone."""
-        while not self.stopped.wait(seconds):
-            connection.sendall(data)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-
-    def _converse(self, connection: socket.socket) -> None:
-        with closing(connection):
-            try:
-                connection.recv(65536)
-                self.talk(connection)
-            except OSError:
-                return  # the client has gone, as it should
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +30,12 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[Talking, socket.socket], None]], Talking]]:
+def serve() -> Iterator[Callable[[Talk], Talking]]:
     """Starts a server of this talk."""
     started: list[Talking] = []
 
-    def start(talk: Callable[[Talking, socket.socket], None]) -> Talking:
-        server = Talking(lambda connection: talk(server, connection))
+    def start(talk: Talk) -> Talking:
+        server = Talking(talk)
         started.append(server)
         return server
 
@@ -90,7 +45,7 @@ def serve() -> Iterator[Callable[[Callable[[Talking, socket.socket], None]], Tal
         server.listener.close()
 
 
-Serve = Callable[[Callable[[Talking, socket.socket], None]], Talking]
+Serve = Callable[[Talk], Talking]
 
 
 def error_of(use: Callable[[], object]) -> FedPipeError:
@@ -257,6 +212,89 @@ def test_a_listing_of_long_keys_is_refused_before_there_are_many(serve: Serve) -
     assert "the keys and ETags of the listing have more than 16384 characters" in failure.message
 
 
+def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 " + status + f"\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+def junk_page(junk: bytes, token: int) -> bytes:
+    """A page of a listing of some megabytes without a key, after which there are more."""
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>".encode()
+    return answer(b"<ListBucketResult>" + more + junk + b"</ListBucketResult>")
+
+
+JUNK = {
+    "text": b"x" * 2**21,
+    "lines": b"\n" * 2**21,
+    "a comment": b"<!--" + b"x" * 2**21 + b"-->",
+    "a key of no entry": b"<Key>" + b"k" * 2**21 + b"</Key>",
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
+def test_a_listing_of_megabytes_without_keys_is_refused_at_its_first_page(serve: Serve, junk: bytes) -> None:
+    """By the number of pages alone, a run's store could have the operator parse ten gigabytes in each reconcile."""
+    numbers = count()
+
+    def sends_junk(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(junk_page(junk, next(numbers)))
+
+    server = serve(sends_junk)
+
+    failure = error_of(lambda: server.store(limits=Limits(listing_seconds=20)).list())
+
+    assert failure.reason == "AnswerTooLarge"
+    assert "bytes for 0 keys" in failure.message
+    assert server.connections == 1
+
+
+def test_a_listing_of_keys_as_long_as_any_is_read(serve: Serve) -> None:
+    keys = [f"runs/{number}/{'%20' * 330}" for number in range(1000)]
+
+    def lists_long_keys(_: Talking, connection: socket.socket) -> None:
+        entries = "".join(f"<Contents><Key>{key}</Key><Owner><ID>{'i' * 64}</ID></Owner><Size>1</Size></Contents>" for key in keys)
+        connection.sendall(answer(f"<ListBucketResult>{entries}</ListBucketResult>".encode()))
+
+    assert len(serve(lists_long_keys).store(limits=Limits()).list()) == len(keys)
+
+
+LAST = b"<a/>" * 50 + b"</ListBucketResult>"
+COSTLY = {
+    "a default attribute of 3 MB": b"<!DOCTYPE l [<!ATTLIST a b CDATA '" + b"x" * 3 * 2**20 + b"'>]><ListBucketResult>" + LAST,
+    "an entity of 3 MB": b"<!DOCTYPE l [<!ENTITY e '" + b"x" * 3 * 2**20 + b"'>]><ListBucketResult>" + b"&e;" * 50 + LAST,
+    "both in UTF-16": (
+        "\ufeff<!DOCTYPE l [<!ATTLIST a b CDATA '" + "x" * 2**20 + "'>]><ListBucketResult>" + "<a/>" * 50 + "</ListBucketResult>"
+    ).encode("utf-16-be"),
+    "a million tags": b"<ListBucketResult>" + b"<a/>" * 2**20,
+    "half a million attributes": b"<ListBucketResult " + b" ".join(b"a%d=''" % number for number in range(400_000)) + b">",
+}
+
+
+@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY.keys())
+@pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request"])
+def test_an_answer_that_grows_when_it_is_parsed_fills_no_memory(serve: Serve, status: bytes, body: bytes) -> None:
+    """Four megabytes of XML can say that each of a million elements has an attribute of a megabyte."""
+
+    def grows(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(answer(body, status))
+
+    store, failures = serve(grows).store(limits=Limits()), []
+    before = peak_memory(lambda: None)
+
+    after = peak_memory(lambda: failures.append(error_of(store.list)))
+
+    assert failures[0].reason in {"StoreRefused", "AnswerTooLarge"}
+    assert after - before < 5 * 4 * 2**20
+
+
+def test_the_page_of_a_web_server_that_is_being_started_is_a_transient_error(serve: Serve) -> None:
+    def starts(_: Talking, connection: socket.socket) -> None:
+        connection.sendall(answer(b"<!DOCTYPE html><html><body>starting</body></html>", b"503 Service Unavailable"))
+
+    failure = error_of(serve(starts).store(limits=PATIENT).list)
+
+    assert (type(failure), failure.reason) == (TransientError, "StoreUnavailable")
+
+
 def test_an_object_larger_than_any_of_the_run_is_refused(nanio: Server) -> None:
     nanio.store("large").write("plan.json", bytes(2**23))
     small = S3Store("fedpipe", "large", credentials=CREDENTIALS, endpoint=nanio.endpoint, limits=Limits(object_bytes=2**20))
@@ -270,7 +308,7 @@ def test_a_servers_words_in_a_message_are_short_and_printable(serve: Serve) -> N
         body = b"<Error><Code>Wrong</Code><Message>" + "\u202e\u0007".encode() + b"m" * 100_000 + b"</Message></Error>"
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
 
-    message = error_of(serve(is_verbose).store().list).message
+    message = error_of(serve(is_verbose).store(limits=PATIENT).list).message
 
     assert len(message) < 600
     assert message.isprintable()
@@ -285,7 +323,7 @@ def test_an_answer_of_no_store_is_an_error_of_the_run_and_never_a_fault_of_the_o
     def is_a_web_site(_: Talking, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 " + status + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
-    store = serve(is_a_web_site).store()
+    store = serve(is_a_web_site).store(limits=PATIENT)
     if (status, body) == (b"200 OK", b"<a/>"):
         assert store.list() == []
     else:
@@ -344,7 +382,7 @@ def test_a_name_that_resolves_to_another_address_at_the_next_connection_is_refus
     server = serve(answers_once)
     monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.2" else None)
     asked = resolves_to(monkeypatch, "127.0.0.1", "127.0.0.2")
-    store = server.store("rebinding.evil", Guard())
+    store = server.store("rebinding.evil", Guard(), PATIENT)
 
     assert store.list() == []
     assert error_of(store.list).reason == "AddressRefused"
@@ -391,7 +429,7 @@ def test_behind_a_proxy_a_name_that_only_the_proxy_knows_is_left_to_it(serve: Se
 
 
 def test_on_one_machine_its_user_may_name_any_address(serve: Serve) -> None:
-    assert serve(answers_once).store("localhost").list() == []
+    assert serve(answers_once).store("localhost", limits=PATIENT).list() == []
 
 
 def test_a_connection_that_was_not_checked_is_not_shared_with_a_store_whose_connections_are(nanio: Server) -> None:

@@ -60,6 +60,9 @@ _MOST_SHOWN: Final = 20
 """The most that `evaluation.samples` can ask for."""
 _VALUES_OF_DRY_EXPORT: Final = 4 * MAX_EXPORT_FILES + MOST_VALUES
 """Of JSON, at most: name and size of each file."""
+_MOST_EXPORTED: Final = 250
+"""Files of an export: its task, a Secret of a megabyte, has a URL for each, and four for each of 64 MiB and more. Weights are in files of
+4 GiB."""
 LARGEST_RATE: Final = 1e15
 """Of tokens, bits or their quotients: more than any device has."""
 LARGEST_MFU: Final = 10.0
@@ -187,6 +190,7 @@ def admit_dry_export(data: bytes, asked: Asked) -> AdmittedDryExport:
     result = parse(data, DryExportResult, at_most=MAX_RESULT_BYTES, most_values=_VALUES_OF_DRY_EXPORT, what=asked.what)
     _check_identity(result, asked)
     if result.outcome is Outcome.COMPLETED:
+        require_range(len(result.adapter) + len(result.merged), 0, _MOST_EXPORTED, what=f"{asked.what}: number of files")
         for what, files, needed in (("adapter", result.adapter, ADAPTER_FILES), ("merged model", result.merged, _MODEL_FILES)):
             _check_files(files, needed, f"{asked.what}: {what}")
     return AdmittedDryExport(result)

@@ -1,7 +1,9 @@
 """`ClusterBackend`: a run's jobs as Kubernetes Jobs; plans of many sites and small aggregations as processes of the operator."""
 
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +16,7 @@ from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.objects import KubeJob, is_owned_by, kube_job
 from fedpipe_operator.cluster.pod_diagnostics import UNSCHEDULABLE, PodDiagnostics, PodWaiting
 from fedpipe_operator.cluster.workers import Workers
-from fedpipe_operator.errors import TransientError, UserError
+from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests import aggregation_job, task_secret, trainer_job
 from fedpipe_operator.memory_budget import MemoryBudget
 from fedpipe_operator.reconcile.placement import site_of
@@ -29,6 +31,9 @@ _OF_THE_SITE: Final = frozenset({REFUSED, Reason.PRIORITY_CLASS_NOT_ALLOWED})
 
 _FIRST_LOOK_SECONDS: Final = 15.0
 """A pod is not asked for before its Job has this age, or half of the grace if that is less: by then most are ready."""
+_FAILING_SECONDS: Final = 60.0
+"""What the calls that fail for single Jobs may take together in a reconcile, before it ends: a webhook may take ten for each."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 class _UnansweredError(TransientError):
@@ -84,6 +89,9 @@ class ClusterBackend:
     """By the name of a Job that waits: when its task was last made anew, Unix seconds. Others are taken to have their first one."""
     environment: Mapping[str, str]
     """Variables in which a process of the operator finds the store's credentials."""
+    problems: list[FedPipeError] = field(default_factory=list)
+    """What could not be done with single Jobs in this reconcile, while the others went on. The next reconcile tries it again."""
+    _failing_seconds: float = 0.0
 
     def observe(self) -> Mapping[str, JobStatus]:
         """Every Job of the run that the watch knows, those that were refused, and the processes in this pod."""
@@ -94,8 +102,13 @@ class ClusterBackend:
     def start(self, job: Job, task_json: str, resources: JobResources) -> None:
         """Run the task, unless a job of this name exists or its site has no free job slot: then it is asked for again.
 
-        One that waits in a queue keeps its place, and the pod that it will have mounts the new task.
+        One that waits in a queue keeps its place, and the pod that it will have mounts the new task. What the API server refuses for this
+        Job alone is one of `problems`.
         """
+        with self._for_one_job(job.name):
+            self._start(job, task_json, resources)
+
+    def _start(self, job: Job, task_json: str, resources: JobResources) -> None:
         if job.kind is TaskKind.PLAN or (job.kind is TaskKind.AGGREGATE and self._aggregates_here(resources)):
             deadline = parse_duration(self.run.spec.rounds.deadline)
             self.cluster.workers.start(self._namespace, self._uid, job, task_json, environment=self.environment, seconds=deadline)
@@ -118,12 +131,13 @@ class ClusterBackend:
                 self._remember_refused(job, error)
 
     def discard(self, name: str) -> None:
-        """End a job and forget it; it is observed until its pod is gone."""
+        """End a job and forget it; it is observed until its pod is gone. What the API server refuses is one of `problems`."""
         self.cluster.workers.discard(self._uid, name)
         job = self.jobs.get(name)
         if job is not None and not job.is_deleting:
-            self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid, foreground=True)
-            self.cluster.expectations.deleted(job)
+            with self._for_one_job(name):
+                self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid, foreground=True)
+                self.cluster.expectations.deleted(job)
 
     def why_busy(self, site: EdgeSite) -> str | None:
         """What a job of this site would wait for; None while the site has a free job slot."""
@@ -138,16 +152,37 @@ class ClusterBackend:
 
     def end_stuck_jobs(self) -> None:
         """End the Jobs whose pods cannot start or go on after their task, so that the attempt is over and nothing waits for ever."""
+        for name, job in self.jobs.items():
+            with self._for_one_job(name):
+                self._end_if_stuck(job)
+
+    def _end_if_stuck(self, job: KubeJob) -> None:
         now, grace = self.cluster.clock(), self.cluster.settings.pending_grace_seconds
-        for job in self.jobs.values():
-            if not job.is_unready or now - job.created_at < min(grace / 2, _FIRST_LOOK_SECONDS):
-                continue
-            waiting = self.diagnostics.waiting(job, now)
-            if (end := self.diagnostics.task_end(job)) is not None:
-                self._give_up(job, end.reason, end.message, end.exit_code)
-            # The pod is younger than its Job if a queue held the Job, or if a drain replaced the pod.
-            elif waiting is not None and now - max(job.created_at, waiting.since) >= grace * (1 + waiting.is_slow):
-                self._give_up_if_hopeless(job, waiting)
+        if not job.is_unready or now - job.created_at < min(grace / 2, _FIRST_LOOK_SECONDS):
+            return
+        waiting = self.diagnostics.waiting(job, now)
+        if (end := self.diagnostics.task_end(job)) is not None:
+            self._give_up(job, end.reason, end.message, end.exit_code)
+        # The pod is younger than its Job if a queue held the Job, or if a drain replaced the pod.
+        elif waiting is not None and now - max(job.created_at, waiting.since) >= grace * (1 + waiting.is_slow):
+            self._give_up_if_hopeless(job, waiting)
+
+    @contextmanager
+    def _for_one_job(self, name: str) -> Iterator[None]:
+        """What is done with one Job: an answer of the API server that is about it alone ends nothing else.
+
+        Raises:
+            FedPipeError: it is not about it alone, or such answers have taken too long together.
+        """
+        began_at = self.cluster.clock()
+        try:
+            yield
+        except FedPipeError as error:
+            self._failing_seconds += self.cluster.clock() - began_at
+            if not error.is_of_one_object or self._failing_seconds >= _FAILING_SECONDS:
+                raise
+            _LOG.warning("the Job %s has to wait, and the others go on: %s", name, error)
+            self.problems.append(error)
 
     def _give_up_if_hopeless(self, job: KubeJob, waiting: PodWaiting) -> None:
         wrong = self._pool_problem(job) if waiting.reason == UNSCHEDULABLE else None
@@ -197,7 +232,11 @@ class ClusterBackend:
         try:
             created = api.create(JOBS, self._namespace, body) or api.get(JOBS, self._namespace, name)
         except TransientError as error:
-            raise (_UnansweredError if error.reason == UNAVAILABLE else TransientError)(error.reason, error.message) from error
+            if error.reason != UNAVAILABLE:
+                raise
+            unanswered = _UnansweredError(error.reason, error.message)
+            unanswered.is_of_one_object = error.is_of_one_object
+            raise unanswered from error
         made = kube_job(created) if created is not None else None
         if made is None or made.run_uid != self._uid:
             raise self._name_taken("Job", name)
@@ -217,7 +256,9 @@ class ClusterBackend:
             raise self._name_taken("Secret", name)
 
     def _name_taken(self, kind: str, name: str) -> TransientError:
-        return TransientError("NameTaken", f"there is a {kind} {self._namespace}/{name} that this run did not make: delete it")
+        error = TransientError("NameTaken", f"there is a {kind} {self._namespace}/{name} that this run did not make: delete it")
+        error.is_of_one_object = True
+        return error
 
     def _status(self, job: KubeJob) -> JobStatus:
         state, reason, message = JobState.PENDING, "", ""

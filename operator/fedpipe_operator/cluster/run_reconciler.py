@@ -227,6 +227,7 @@ class RunReconciler:
             busy={site.name: why for site in run.sites if (why := backend.why_busy(site)) is not None},
             progress=state.progress,
             tracked=self._tracked(run).observation,
+            problems=backend.problems,
         )
         result = reconciler.reconcile(run)
         is_new = _condition(run.resource.status, ConditionType.PROGRESSING) is None
@@ -258,10 +259,22 @@ class RunReconciler:
         lingers_until = _ended_at(run.resource) + _LINGER_SECONDS
         if active and now < lingers_until:
             return min(lingers_until, found.requeue_at or lingers_until)
-        for job in active:
-            self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid)
+        self._delete(active)
         due = self._delete_after_ttl(run, now, is_tracked=found.requeue_at is None)
         return min((at for at in (due, found.requeue_at) if at is not None), default=None)
+
+    def _delete(self, jobs: Sequence[KubeJob]) -> None:
+        """Delete the Jobs: where the API server refuses one, the others before it says so."""
+        problems = []
+        for job in jobs:
+            try:
+                self.cluster.api.delete(JOBS, job.namespace, job.name, uid=job.uid)
+            except FedPipeError as error:
+                if not error.is_of_one_object:
+                    raise
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def _tracked(self, run: Run) -> Tracked:
         """What is known of the run's trackers, which are written by threads of their own."""

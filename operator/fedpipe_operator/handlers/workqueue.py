@@ -156,7 +156,8 @@ class WorkQueue(Generic[Key]):
             times.append(release)
         timeout = min(times) - now if times else None
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 would drop a cancellation that comes with a change
+                await self._changed.wait()
         except TimeoutError:
             return
 

@@ -1,7 +1,7 @@
 """One reconcile of a run: observe, decide, apply, write the status once, record events. The same on a cluster and on one machine."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, assert_never
 
@@ -11,6 +11,7 @@ from fedpipe_operator.aggregation.gate import max_adapter_bytes
 from fedpipe_operator.aggregation.worker import AggregationTask
 from fedpipe_operator.api import FineTuneStatus
 from fedpipe_operator.backend import Job, JobBackend, JobResources, TaskKind
+from fedpipe_operator.errors import FedPipeError
 from fedpipe_operator.reconcile import export_tasks, tasks
 from fedpipe_operator.reconcile.observe import ObjectCache, observe
 from fedpipe_operator.reconcile.planning import planning_task
@@ -34,6 +35,7 @@ from fedpipe_operator.rounds import (
     StartProfile,
     StartTraining,
     decide,
+    is_over,
     job_of,
 )
 from fedpipe_operator.rounds.conditions import Observation
@@ -95,9 +97,16 @@ class Reconciler:
     """None: the backend knows the progress of its jobs."""
     tracked: Observation | None = None
     """As `Observed.tracked` has it."""
+    problems: Sequence[FedPipeError] = ()
+    """What the backend could not do with single jobs, as it grows while the others go on."""
 
     def reconcile(self, run: Run) -> ReconcileResult:
-        """Take the run one step further, as far as that is possible now."""
+        """Take the run one step further, as far as that is possible now.
+
+        Raises:
+            FedPipeError: what observing or an action raises, or the first of `problems`, after everything else; but not in the reconcile
+                that ends the run, which needs none of those jobs.
+        """
         seen = observe(run, self.backend.observe(), self.store, self.cache, self.resumed_at)
         observed = replace(seen, busy=self.busy, tracked=self.tracked)
         now = self.clock()
@@ -106,6 +115,8 @@ class Reconciler:
         decision = decide(run, observed, now)
         for action in decision.actions:
             self._apply(action, run, observed, now)
+        if self.problems and not is_over(run.resource.model_copy(update={"status": decision.status})):
+            raise self.problems[0]
         if decision.status != run.resource.status:
             self.status_writer.write_status(run, decision.status)
         for event in decision.events:

@@ -36,6 +36,13 @@ _SEND_BYTES: Final = 2**18
 _ERROR_STATUS: Final = 300
 ANSWER_BYTES: Final = 4 * 2**20
 """The longest answer that is not an object: a page of a listing has at most 1000 keys of 1 KiB, which XML and URL encoding triple."""
+_MARKUP: Final = (b"<", b"=")
+"""What each element and each attribute of XML has one of at least."""
+_MOST_MARKUP: Final = 100_000
+"""In an answer: a key of a page has some 25 tags. As elements, 4 MiB of the shortest take hundreds."""
+_NO_STORES: Final = (b"<!DOCTYPE", b"\0")
+"""What XML of no store has. A document type may give each element attributes or text as long as the answer itself; a NUL stands in the
+encodings in which one would not be found."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +62,10 @@ class TooSlowError(BoundError):
 
 class TooLargeError(BoundError):
     """The server sent more than the call may receive."""
+
+
+class NoStoreError(BoundError):
+    """The server sent what no store sends, and what it costs to parse has no bound."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +115,22 @@ class _Answer:
     """How much of the answer to one request may still be received."""
 
     left: int
+    received: int = 0
 
     def count(self, received: int) -> None:
         self.left -= received
+        self.received += received
         if self.left < 0:
             raise TooLargeError("the store sends more than such an answer has")
 
 
 _CALL: Final[ContextVar[Call]] = ContextVar("call")
 _ANSWER: Final[ContextVar[_Answer]] = ContextVar("answer")
+
+
+def answer_bytes() -> int:
+    """How much this thread received of the last answer, its headers included."""
+    return _ANSWER.get().received
 
 
 @contextmanager
@@ -142,7 +160,7 @@ def bind(client: Any) -> None:  # noqa: ANN401 -- boto3 makes the classes of its
     """
     session = client._endpoint.http_session  # noqa: SLF001 -- see above; test_bounds.py fails if this changes
     bind_session(session)
-    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}", partial(send_bounded, session))
+    client.meta.events.register(f"before-send.{client.meta.service_model.service_name}", partial(_send_to_store, session))
 
 
 def bind_session(session: Any) -> None:  # noqa: ANN401 -- botocore's own, untyped
@@ -152,7 +170,7 @@ def bind_session(session: Any) -> None:  # noqa: ANN401 -- botocore's own, untyp
 
 def send(client: Any, request: Any) -> Any:  # noqa: ANN401 -- botocore's own, untyped
     """Send a request of another API than the client's, without a retry, within the bounds of the current `Call`; the answer, read."""
-    return send_bounded(client._endpoint.http_session, request)  # noqa: SLF001 -- see `bind`
+    return _send_to_store(client._endpoint.http_session, request)  # noqa: SLF001 -- see `bind`
 
 
 class ContextExecutor(ThreadPoolExecutor):
@@ -182,6 +200,28 @@ def send_bounded(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN40
     if answer.status_code >= _ERROR_STATUS:  # its body is an error's, however long an object may be
         _ANSWER.get().left = min(_ANSWER.get().left, ANSWER_BYTES)
     return answer
+
+
+def _send_to_store(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN401 -- botocore's own, untyped
+    """Send one request to an S3 store, whose answer botocore parses: only one of which that costs no more than its bytes allow."""
+    answer = send_bounded(session, request)
+    is_error = answer.status_code >= _ERROR_STATUS
+    if request.stream_output and not is_error:
+        return answer  # an object
+    problem = _parsing_problem(answer.content)
+    if problem is not None and not is_error:
+        raise problem
+    if problem is not None:
+        answer._content = b""  # noqa: SLF001 -- so that only its status counts, as of a web server's page that is no XML
+    return answer
+
+
+def _parsing_problem(body: bytes) -> BoundError | None:
+    """Why this body of an answer is not parsed; None if that costs a bounded multiple of its bytes."""
+    if any(mark in body for mark in _NO_STORES):
+        return NoStoreError("the answer is not that of an S3 store")
+    found = sum(map(body.count, _MARKUP))
+    return TooLargeError(f"the answer has {found} tags and attributes, expected at most {_MOST_MARKUP}") if found > _MOST_MARKUP else None
 
 
 class _Bounded:

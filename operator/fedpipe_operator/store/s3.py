@@ -8,7 +8,7 @@ finds is the operator's own.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from s3transfer.manager import TransferManager
 
 from fedpipe_operator import names, tracing
 from fedpipe_operator.errors import TransientError, UserError
-from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, bind, bounded
+from fedpipe_operator.store.connections import ANSWER_BYTES, Call, ContextExecutor, Guard, TooLargeError, answer_bytes, bind, bounded
 from fedpipe_operator.store.forms import binds_sizes, presigned_form
 from fedpipe_operator.store.parts import abort_uploads, begin_upload, presigned_parts
 from fedpipe_operator.store.protocol import check_key, check_prefix, is_in_folder, is_object_key
@@ -98,6 +98,10 @@ class Limits:
     """Of a listing: honest pages have hundreds of keys."""
     listing_characters: int = 64 * 2**20
     """Of the keys and ETags of a listing: honest keys have a hundred or two."""
+    listing_bytes: int = 2**20
+    """Of the answers of a listing beside `entry_bytes` for each of its entries: more is no listing, however much of it is XML."""
+    entry_bytes: int = 4096
+    """Of an entry of a listing: a key of 1 KiB, which URL encoding triples, and what stores say of an object."""
 
 
 _LIMITS: Final = Limits()
@@ -268,18 +272,10 @@ class S3Store:
         folder, root = check_prefix(prefix), len(self._with_prefix(""))
         with self._call(prefix, seconds=self._limits.listing_seconds):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._with_prefix(folder))
-            found: dict[str, tuple[str, int]] = {}
-            entries = characters = 0
-            for number, page in enumerate(pages):
-                entries += len(page.get("Contents", []))  # without a key, or with one key again and again, they cost as much
-                for entry in page.get("Contents", []):
-                    size, etag = _size_and_etag(entry)
-                    found[entry.get("Key", "")[root:]] = (etag, size)
-                    characters += len(entry.get("Key", "")) + len(etag)
-                if number >= self._limits.pages or entries > self._limits.keys:
-                    raise TooLargeError(f"the listing has more than {self._limits.keys} keys or {self._limits.pages} pages")
-                if characters > self._limits.listing_characters:
-                    raise TooLargeError(f"the keys and ETags of the listing have more than {self._limits.listing_characters} characters")
+            listing = _Listing(self._limits)
+            for page in pages:
+                listing.add(page.get("Contents", []), answer_bytes())
+        found = {key[root:]: one for key, one in listing.found.items()}
         return {key: one for key, one in found.items() if is_in_folder(key, folder) and is_object_key(key)}
 
     def delete(self, prefix: str) -> None:
@@ -412,6 +408,41 @@ class S3Store:
         what = key or "all objects"
         with tracing.span("store", key=what, bucket=self.bucket), translate_s3_errors(f"{self.location}, {what}"), bounded(call):
             yield
+
+
+@dataclass
+class _Listing:
+    """What a listing has brought so far."""
+
+    limits: Limits
+    found: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """ETag and bytes by key of the bucket."""
+    pages: int = 0
+    entries: int = 0
+    """Without a key, or with one key again and again, they cost as much."""
+    characters: int = 0
+    received: int = 0
+    """Bytes."""
+
+    def add(self, page: "Sequence[ObjectTypeDef]", received: int) -> None:
+        """Add a page, of whose answer so many bytes were received.
+
+        Raises:
+            TooLargeError: with it, the listing is more than any of a run.
+        """
+        for entry in page:
+            size, etag = _size_and_etag(entry)
+            key = entry.get("Key", "")
+            self.found[key] = (etag, size)
+            self.characters += len(key) + len(etag)
+        self.pages, self.entries, self.received = self.pages + 1, self.entries + len(page), self.received + received
+        limits = self.limits
+        if self.pages > limits.pages or self.entries > limits.keys:
+            raise TooLargeError(f"the listing has more than {limits.keys} keys or {limits.pages} pages")
+        if self.characters > limits.listing_characters:
+            raise TooLargeError(f"the keys and ETags of the listing have more than {limits.listing_characters} characters")
+        if self.received > limits.listing_bytes + limits.entry_bytes * self.entries:
+            raise TooLargeError(f"the listing has {self.received} bytes for {self.entries} keys")
 
 
 def _content(body: "StreamingBody") -> bytes:

@@ -15,7 +15,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
-from fedpipe_operator.store.connections import AddressRefusedError, BoundError, TooSlowError
+from fedpipe_operator.store.connections import AddressRefusedError, BoundError, NoStoreError, TooSlowError
 
 NOT_FOUND = frozenset({"NoSuchKey"})
 """The code for an object that does not exist. A 404 without this code may come from any server at a wrong address."""
@@ -64,6 +64,7 @@ _RULES = (  # the first that matches; a full MinIO responds with status 500
 )
 _MESSAGE_MAX = 300
 """Of what the server writes: a run's author chose the server, and its words go into a status and an event."""
+_NO_STORE = "the answer is not that of an S3 store; check the endpoint"
 _UNREACHABLE = (EndpointConnectionError, ConnectTimeoutError)
 
 
@@ -109,7 +110,7 @@ def _request_error(error: Exception, location: str) -> FedPipeError:
     if isinstance(error, HTTPClientError):
         return TransientError("StoreUnavailable", f"{location}: {text}")
     if isinstance(error, ResponseParserError):
-        return UserError("StoreRefused", f"{location}: the answer is not that of an S3 store; check the endpoint")
+        return UserError("StoreRefused", f"{location}: {_NO_STORE}")
     if isinstance(error, ParamValidationError | ValueError):
         return UserError("StoreRefused", f"{location}: {text}; correct the name of the bucket or the endpoint")
     return TransientError("StoreUnavailable", f"{location}: {text}")
@@ -121,6 +122,8 @@ def _bound_error(error: BoundError, location: str) -> FedPipeError:
         return UserError("AddressRefused", f"{location}: {error}; name the store by an address of its own")
     if isinstance(error, TooSlowError):
         return TransientError("StoreTooSlow", f"{location}: {error}; check the store, and the network between it and the operator")
+    if isinstance(error, NoStoreError):
+        return UserError("StoreRefused", f"{location}: {_NO_STORE}")
     return UserError("AnswerTooLarge", f"{location}: {error}; check the endpoint, and what else writes into the run's folder")
 
 
