@@ -5,7 +5,7 @@ update can say of it what lies in the row space of its factor A, and what lies i
 added to B, then D = (Bᵀ B)⁻¹ Bᵀ (E − s C A) / s to A. The rest, and what compression loses this time, is the next residual, cut to twice
 the rank of the update: the errors of both factors. Of a tensor that is trained whole it is a plain difference. numpy, float64 in a weight.
 
-Feedback never costs a training or a round: a residual that is no number, or makes the update none, is forgotten.
+Feedback never costs a training or a round: a residual that is not finite, or makes the update so, is forgotten.
 
 The files lie in the site's cache and never leave it: one for each round, so that another attempt at a round starts from the same.
 """

@@ -234,9 +234,11 @@ def _update_bytes(action: StartAggregation, observed: Observed) -> int:
 
 
 def _adapter_bytes(update: AdmittedUpdate, plan: RoundPlan) -> int:
-    """0: it is refused."""
-    size = update.adapter.size if update.adapter else 0
-    return size if size <= max_adapter_bytes(plan, update.site) else 0
+    """Of one that travels encoded, as many as it is decoded to. 0: it is refused."""
+    size, most = update.adapter.size if update.adapter else 0, max_adapter_bytes(plan, update.site)
+    if size > most:
+        return 0
+    return size if plan.codec is None else most
 
 
 def _previous_adapter(action: StartAggregation, observed: Observed) -> Artifact | None:
