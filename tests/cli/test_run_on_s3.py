@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from free_ports import free_port
 from local_runs import Fleet, a_fleet
 from peft import PeftModel
-from s3_servers import BUCKET, CREDENTIALS, ENVIRONMENT, Server, free_port, running_nanio
+from s3_servers import BUCKET, CREDENTIALS, ENVIRONMENT, Server, running_nanio
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import certifi
 import pytest
-from s3_servers import free_port
+from free_ports import free_port
 from stand_in_cluster import SETTINGS
 
 from fedpipe_operator import __main__ as entry

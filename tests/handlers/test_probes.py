@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import aiohttp
 import pytest
-from s3_servers import free_port
+from free_ports import free_port
 
 from fedpipe_operator.handlers import probes
 from fedpipe_operator.handlers.health import Vitals, WatchAge

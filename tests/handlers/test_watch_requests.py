@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import aiohttp
 from aiohttp import web
-from s3_servers import free_port
+from free_ports import free_port
 
 from fedpipe_operator.handlers.health import WatchAge
 from fedpipe_operator.handlers.watch_requests import WatchRequests, watched_paths

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from free_ports import free_port
 
 PROGRAMS: Final = ("chromium", "chromedriver")
 _FLAGS: Final = (
@@ -125,7 +125,7 @@ def opened_browser(folder: Path) -> Iterator[Browser]:
         reason = f"{' and '.join(missing)} not installed: make browser installs Debian's Chromium"
         assert os.environ.get("FEDPIPE_BROWSER") != "required", reason
         pytest.skip(reason)
-    port = _free_port()
+    port = free_port()
     with subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         try:
             _await_driver(port)
@@ -139,12 +139,6 @@ def opened_browser(folder: Path) -> Iterator[Browser]:
 def _capabilities(folder: Path) -> dict[str, Any]:
     options = {"args": [*_FLAGS, f"--user-data-dir={folder}"], "binary": shutil.which("chromium")}
     return {"browserName": "chrome", "acceptInsecureCerts": True, "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _await_driver(port: int) -> None:

@@ -15,7 +15,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Keys
 from cluster_user import wait_until
-from s3_servers import free_port
+from free_ports import free_port
 from testcluster.layout import default_layout
 from testcluster.programs import binary
 

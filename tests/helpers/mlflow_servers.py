@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from cluster_user import wait_until
-from s3_servers import free_port
+from free_ports import free_port
 
 PROGRAMS: Final = Path(__file__).parents[2] / ".venv-trackers" / "bin"
 _OK, _BAD_REQUEST, _NOT_FOUND, _UNAUTHORIZED = 200, 400, 404, 401

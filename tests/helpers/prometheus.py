@@ -6,7 +6,6 @@ Debian builds it without the discovery of Kubernetes; `discovery` answers in its
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any, Final
 import yaml
 from cluster_user import Kubectl, KubectlError, wait_until
 from crds import ROOT
+from free_ports import free_port
 from installed_operator import RELEASE
 from observability.answers import ask
 from testcluster.layout import default_layout
@@ -49,7 +49,7 @@ def prometheus(folder: Path, scrapes: Sequence[dict[str, Any]], rules: Path | No
         "rule_files": [str(rules)] if rules else [],
     }
     (folder / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     options = (f"--config.file={folder}/prometheus.json", f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address={address}")
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen([program("prometheus"), *options], stdout=log, stderr=log, env=_without_proxies())
@@ -126,12 +126,6 @@ def _is_ready(url: str) -> bool:
     except (urllib.error.URLError, OSError):
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _without_proxies() -> dict[str, str]:

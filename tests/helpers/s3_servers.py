@@ -4,7 +4,6 @@ moto supports `If-None-Match` but checks no signature; nanio checks every signat
 """
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import boto3
+from free_ports import free_port
 from moto.server import ThreadedMotoServer
 
 from fedpipe_operator.store import Credentials, S3Store
@@ -63,13 +63,6 @@ def running_minio(binary: str, folder: Path) -> Iterator[Server]:
         assert any("API:" in line for line in process.stdout), "MinIO ended before it listened"
         yield _with_bucket(f"http://{address}")
         process.terminate()
-
-
-def free_port() -> int:
-    with socket.socket() as socket_:
-        socket_.bind(("127.0.0.1", 0))
-        port: int = socket_.getsockname()[1]
-    return port
 
 
 def _with_bucket(endpoint: str) -> Server:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
+from free_ports import free_port
 from kubernetes import client
 from scrapes import Scrape
 from stand_in_cluster import SETTINGS
@@ -27,12 +28,6 @@ def unreachable(changing: Callable[[], AbstractContextManager[None]], observer: 
     return Api(client.ApiClient(configuration), changing, observer=observer)
 
 
-def a_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def read(port: int) -> Scrape:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
@@ -43,7 +38,7 @@ def read(port: int) -> Scrape:
 
 def test_metrics_are_served_before_the_api_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry_point, "in_cluster", unreachable)
-    port = a_free_port()
+    port = free_port()
     controller = entry_point.make_controller(replace(SETTINGS, metrics_port=port), REPLICA)
     with pytest.raises(TransientError):
         controller.runs.cluster.api.get(RUNS, "default", "toy")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from kubernetes import client
 from report_servers import ask, bearer
 from stand_in_cluster import SETTINGS
@@ -19,12 +20,6 @@ from fedpipe_operator.pod_settings import ReportServer
 from fedpipe_operator.settings import Replica
 
 REPLICA = Replica(pod="fedpipe-0", lease="fedpipe", namespace="fedpipe")
-
-
-def a_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def unreachable(changing: Callable[[], AbstractContextManager[None]], observer: Observer) -> Api:
@@ -42,13 +37,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(**reports: object) -> None:
-    settings = replace(SETTINGS, metrics_port=a_free_port(), reports=ReportServer.model_validate(reports))
+    settings = replace(SETTINGS, metrics_port=free_port(), reports=ReportServer.model_validate(reports))
     entry_point.make_controller(settings, REPLICA)
 
 
 def test_by_default_nothing_listens(folder: Path) -> None:
     del folder
-    port = a_free_port()
+    port = free_port()
     start(port=port)
 
     with pytest.raises(ConnectionRefusedError):
@@ -57,7 +52,7 @@ def test_by_default_nothing_listens(folder: Path) -> None:
 
 def test_they_are_served_from_the_start_and_without_the_api_server_nobody_is_let_in(folder: Path) -> None:
     del folder
-    port = a_free_port()
+    port = free_port()
     start(enabled=True, port=port)
 
     assert ask(port, "/default/toy")[0] == 401
@@ -69,7 +64,7 @@ def test_the_page_of_a_run_that_is_deleted_goes_with_it(folder: Path, monkeypatc
     del folder
     gone: list[str] = []
     monkeypatch.setattr(entry_point.Drawer, "forget", lambda _drawer, uid: gone.append(uid))
-    settings = replace(SETTINGS, metrics_port=a_free_port(), reports=ReportServer(enabled=True, port=a_free_port()))
+    settings = replace(SETTINGS, metrics_port=free_port(), reports=ReportServer(enabled=True, port=free_port()))
     controller = entry_point.make_controller(settings, REPLICA)
     controller.runs.forget({"metadata": {"namespace": "default", "name": "toy", "uid": "uid-1"}})
 
@@ -85,7 +80,7 @@ def test_a_port_that_is_taken_ends_the_operator_with_what_to_do(folder: Path) ->
 def test_a_secret_without_a_certificate_ends_the_operator_with_what_to_do(folder: Path) -> None:
     del folder
     with pytest.raises(SystemExit, match=r"a Secret with tls\.crt and its tls\.key"):
-        start(enabled=True, port=a_free_port(), tls_secret_name="reports")  # noqa: S106 -- a name
+        start(enabled=True, port=free_port(), tls_secret_name="reports")  # noqa: S106 -- a name
 
 
 def test_a_replica_that_does_not_lead_may_ask_about_callers_and_change_nothing() -> None:

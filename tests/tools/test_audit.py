@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import audit
 import pytest
+from free_ports import free_port
 from serving import serving
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +80,6 @@ def nothing_known(_: dict[str, Any]) -> bytes:
 
 def six_is_weak(query: dict[str, Any]) -> bytes:
     return json.dumps(WEAK if query["package"]["name"] == "six" else {}).encode()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_lock_without_known_vulnerabilities_is_clean(lock: Path) -> None:
