@@ -9,7 +9,7 @@ import os
 import socket
 from typing import Final
 
-_FIRST: Final = 20_000
+_FIRST: Final = 12_000
 _EACH: Final = 1000
 """Ports of a process that runs tests."""
 _WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
