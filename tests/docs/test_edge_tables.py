@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 ROOT: Final = Path(__file__).parents[2]
 BENCHMARK: Final = ROOT / "benchmarks" / "edge"
 
 
-@pytest.mark.skipif(not (BENCHMARK / "results").is_dir(), reason="nothing is stored")
 def test_the_readme_has_the_tables_of_what_is_stored() -> None:
     command = [sys.executable, str(BENCHMARK), "--table"]
 
