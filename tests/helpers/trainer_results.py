@@ -119,7 +119,9 @@ def encoded(tensors: Tensors, task: TrainTask) -> Tensors:
     known = decode_whole(load_file(path_of(task.global_adapter.url))) if task.global_adapter else {}
     weights = [Weight(name, task.plan.scale(name)) for name, rank in task.plan.ranks.items() if rank]
     scales = {one.keys[1]: one.scale for one in weights}
-    starts = {key: _as_large(known[key] / np.float32(scales.get(key, 1.0)), tensors[key].shape) for key in tensors.keys() & known.keys()}
+    starts = {
+        key: _as_large((known[key] / scales.get(key, 1.0)).astype(np.float32), tensors[key].shape) for key in tensors.keys() & known.keys()
+    }
     return dict(compress(tensors, starts, task.codec, weights=weights).arrays)
 
 
