@@ -100,18 +100,18 @@ def aggregate(task: AggregationTask, store: Store, clock: Callable[[], float] = 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
         path = Path(folder) / "adapter.safetensors"
-        result = _write_adapter(task, store, open_files, path)
+        plan = _plan(task, store)
+        result = _write_adapter(task, store, plan, open_files, path)
         for update in task.updates:
             store.write(names.update_verdict(task.round, update.site, update.attempt), result.verdicts[update.site].to_json().encode())
         if result.commit is not None:
             known = {"absent": task.absent, "out_of_memory": tuple(task.out_of_memory), "too_large": task.out_of_memory, "late": task.late}
             times = {"seconds": time.monotonic() - started, "finished_at": clock()}
-            _commit(store, result.commit.model_copy(update=known | times), path, _plan(task, store).codec)
+            _commit(store, result.commit.model_copy(update=known | times), path, plan.codec)
 
 
-def _write_adapter(task: AggregationTask, store: Store, open_files: ExitStack, path: Path) -> RoundResult:
+def _write_adapter(task: AggregationTask, store: Store, plan: RoundPlan, open_files: ExitStack, path: Path) -> RoundResult:
     """Check and aggregate the task's updates; write the global adapter to the file at `path`."""
-    plan = _plan(task, store)
     reader = _AdapterReader(store, open_files, path.parent if isinstance(task.store, BucketAddress) else None)
     found = {update.site: _candidate(task, update, plan, reader) for update in task.updates}
     candidates = {site: one for site, one in found.items() if isinstance(one, Candidate)}

@@ -56,7 +56,7 @@ def efficiency_of(update: AdmittedUpdate) -> Efficiency:
         granularity=None if update.resumed_from_step else _ratio(steps, transfers),
         bits_per_second=_ratio(_BITS * (measured.uploaded_bytes + measured.downloaded_bytes), transfers),
         codecs=update.codecs or {},
-        update_cosine=None if update.update_cosine is None else plausible(update.update_cosine, 1.0),
+        update_cosine=plausible(update.update_cosine, 1.0),
     )
 
 

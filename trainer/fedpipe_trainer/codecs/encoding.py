@@ -1,6 +1,7 @@
 """Which codec a tensor gets: the first of the ladder of which little enough is lost. numpy only."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -87,7 +88,4 @@ def encode(increment: Float32, rungs: Sequence[TensorCodec], bounds: Codec) -> E
 
 def counted(names: Iterable[str]) -> dict[str, int]:
     """How many tensors each codec was used for."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter(names).items()))
