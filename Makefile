@@ -101,7 +101,7 @@ $(TRACKERS_INSTALLED):
 	@touch $@
 
 slow: $(INSTALLED) ## Run the slow tests: whole runs in real processes, some ten minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not nightly"
 
 gpu: $(INSTALLED) ## Run the tests that need a GPU, on this machine's first GPU, and those that need two on its first two
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0,1} $(BIN)/pytest tests/trainer/test_on_a_gpu.py
@@ -172,13 +172,14 @@ $(DOCS_INSTALLED):
 	@touch $@
 
 nightly: export PYTEST_ADDOPTS = -o faulthandler_timeout=0 # a test may take an hour here
-nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, all families of models and new examples of every property, the short form of the benchmarks, the site, long end-to-end tests
+nightly: $(INSTALLED) docs ## What is too long for every change: FUZZ_RUNS runs with a hostile site, all families of models and new examples of every property, the short form of the benchmarks, the site, long whole runs, long end-to-end tests
 	FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n auto tests/admission/test_hostile_site.py tests/admission/test_hostile_kinds.py tests/aggregation/test_hostile_updates.py
 	FEDPIPE_ALL_FAMILIES=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --maxprocesses 4 --dist loadfile --hypothesis-profile=random
 	$(BIN)/python benchmarks/aggregate.py --sites 4 16 --megabytes 20 --repeats 1
 	$(BIN)/python benchmarks/admission.py
 	$(BIN)/python benchmarks/planner.py --sites 200
 	$(BIN)/python benchmarks/export --shape tiny
+	$(BIN)/pytest -m "slow and nightly"
 	$(MAKE) --no-print-directory e2e E2E_MARKS="e2e and nightly"
 
 # A tag is moved: the same release, built again, would have another base, which nobody has looked at.

@@ -6,8 +6,6 @@ What takes seconds of processor time would hold up the reconciles of all runs. R
 import os
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -32,27 +30,29 @@ def main(arguments: list[str]) -> None:
         sys.stderr.write("usage: python -m fedpipe_operator.worker TASK.json\n")
         raise SystemExit(int(ExitCode.BAD_TASK))
     tune_malloc_for_aggregation()
-    with _exit_on_error():
-        task = _TASK.validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    code, message = perform(Path(arguments[0]))
+    if code:
+        sys.stderr.write(f"{message}\n")
+        raise SystemExit(int(code))
+
+
+def perform(file: Path) -> tuple[ExitCode, str]:
+    """Perform the task in this file; the exit status of that and, if it failed, why."""
+    try:
+        task = _TASK.validate_json(file.read_text(encoding="utf-8"))
         store = open_store(task.store, credentials_for(task.store, os.environ))
         match task:
             case AggregationTask():
                 aggregate(task, store)
             case PlanningTask():
                 plan_round_of(task, store)
-
-
-@contextmanager
-def _exit_on_error() -> Iterator[None]:
-    """Turn the errors that this process can fail with into an exit status and one line on stderr."""
-    try:
-        yield
     except TransientError as error:
-        _fail(ExitCode.TRANSFER_FAILED, error)
+        return ExitCode.TRANSFER_FAILED, str(error)
     except MemoryError:
-        _fail(ExitCode.OUT_OF_MEMORY, _too_much_memory())
+        return ExitCode.OUT_OF_MEMORY, str(_too_much_memory())
     except (FedPipeError, CannotAggregateError, ValidationError) as error:
-        _fail(ExitCode.BAD_TASK, error)
+        return ExitCode.BAD_TASK, str(error)
+    return ExitCode.OK, ""
 
 
 def _too_much_memory() -> UserError:
@@ -60,11 +60,6 @@ def _too_much_memory() -> UserError:
     most = f"more than the {limit >> 20} MiB" if limit != resource.RLIM_INFINITY else "more memory than there is"
     advice = "give the operator more (resources.limits.memory), or have a Job aggregate (aggregationJobThreshold)"
     return UserError("OutOfMemory", f"this took {most} that a process of the operator may take: {advice}")
-
-
-def _fail(code: ExitCode, error: Exception) -> None:
-    sys.stderr.write(f"{error}\n")
-    raise SystemExit(int(code)) from error
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from fedpipe_operator.cluster import kube_job
 from fedpipe_operator.cluster.api import JOBS, RUNS, SECRETS, Kind
 from fedpipe_operator.cluster.credentials import StoreConnection
 from fedpipe_operator.cluster.objects import is_ours
+from fedpipe_operator.cluster.workers import Workers
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.manifests.metadata import object_name
 from fedpipe_operator.rounds import Run, job_of
@@ -33,7 +34,7 @@ from fedpipe_trainer.contract import DryExportTask, ExportFile
 
 
 def test_a_run_goes_from_its_object_to_its_end_and_leaves_no_task_behind(tmp_path: Path) -> None:
-    world = KubeWorld(tmp_path)
+    world = KubeWorld(tmp_path, workers=Workers)
 
     world.settle()
     world.reconcile()
@@ -863,7 +864,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("many")
 def test_a_round_of_many_sites_is_planned_in_a_process_of_the_operator(tmp_path: Path) -> None:
-    world = KubeWorld(tmp_path)
+    world = KubeWorld(tmp_path, workers=Workers)
     world.settle()
     processes = world.runs.cluster.workers.statuses(world.run.resource.metadata.uid)
 
@@ -877,7 +878,7 @@ def test_a_round_of_many_sites_is_planned_in_a_process_of_the_operator(tmp_path:
 
 @pytest.mark.usefixtures("many")
 def test_a_planning_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    world = KubeWorld(tmp_path)
+    world = KubeWorld(tmp_path, workers=Workers)
     workers, uid = world.runs.cluster.workers, world.run.resource.metadata.uid
     command, workers.command = workers.command, (sys.executable, "-c", "import time; time.sleep(600)")
     world.work_until_started("toy-plan-r1-a0")

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+import local_runs
 import pytest
 from charts import helm
 from cluster_user import FFT, Kubectl
@@ -124,8 +125,6 @@ def _fleet(session: WorkerSession, maker: str) -> Path:
     folder = session.folder / maker
 
     def create() -> str:
-        import local_runs  # noqa: PLC0415 -- it imports PyTorch: seconds of processor time, which only one worker needs
-
         getattr(local_runs, maker)(folder)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)

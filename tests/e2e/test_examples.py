@@ -14,8 +14,6 @@ from cluster_user import Kubectl, Plain
 from crds import ROOT
 from fleet_namespace import SECRET, FleetNamespace, store_endpoint
 from installed_operator import Operator
-from random_bases import write_random_base
-from transformers import LlamaConfig
 
 from fedpipe_operator import names
 from fedpipe_operator.api.documents import read_yaml
@@ -103,6 +101,9 @@ def test_a_base_of_a_billion_parameters_goes_through_a_cluster(operator: Operato
 
 def make_large_base(models: Path) -> int:
     """A random base with the vocabulary, tokenizer and chat template of the example's model beside it; the bytes of its weights."""
+    from random_bases import write_random_base  # noqa: PLC0415 -- every worker collects this file, and these imports take seconds
+    from transformers import LlamaConfig  # noqa: PLC0415 -- likewise
+
     source, folder = models / "smollm2", models / "large"
     config = json.loads((source / "config.json").read_text())
     tokens = {name: config[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}

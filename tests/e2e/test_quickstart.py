@@ -32,7 +32,6 @@ from readmes import blocks, follow
 from fedpipe_operator import names
 from fedpipe_operator.rounds.records import RoundEvaluation, RoundPlan
 from fedpipe_operator.store import S3Store
-from fedpipe_trainer.data import read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -231,6 +230,8 @@ def test_the_adapter_from_s3_loads_into_the_base_and_is_as_good_as_it_was_measur
     import torch  # noqa: PLC0415 -- every worker collects this file, and this import takes seconds
     from peft import PeftModel  # noqa: PLC0415 -- likewise
     from transformers import AutoModelForSequenceClassification  # noqa: PLC0415 -- likewise
+
+    from fedpipe_trainer.data import read_rows  # noqa: PLC0415 -- likewise
 
     plan = RoundPlan.model_validate_json(store.read(names.round_plan(1)) or b"")
     base = AutoModelForSequenceClassification.from_pretrained(quickstart.fleet / "volumes/models" / MODEL, num_labels=len(plan.labels))

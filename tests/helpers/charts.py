@@ -1,9 +1,11 @@
 """The chart: its files, and the objects that Helm renders from them."""
 
+import copy
 import itertools
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ API_SERVER: Plain = {"networkPolicy.apiServerCIDRs": ["10.96.0.1/32", "192.0.2.1
 
 def values() -> Plain:
     """The default values."""
+    return copy.deepcopy(_values())
+
+
+@cache
+def _values() -> Plain:
     found: Plain = yaml.safe_load((CHART / "values.yaml").read_text())
     return found
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from toys import make_toy
 
 MANUAL = {
     "mode": "Manual",
@@ -93,6 +92,8 @@ def an_uneven_fleet(folder: Path) -> Fleet:
 
 def _fleet(folder: Path, model: str, train: Mapping[str, list[dict[str, str]]]) -> Fleet:
     """Write model, data and YAML."""
+    from toys import make_toy  # noqa: PLC0415 -- it imports PyTorch: seconds of processor time in each worker that collects the tests
+
     make_toy(model, folder / "volumes" / "models" / "toy")
     for site, rows in train.items():
         volume = folder / "volumes" / f"{site}-data"

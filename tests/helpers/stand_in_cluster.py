@@ -5,7 +5,9 @@ What the real ones enforce is tested on a real cluster (tests/e2e); here the ope
 
 import copy
 import json
+import tempfile
 import threading
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,14 +18,16 @@ from crds import default_status
 from stand_in_runs import a_run
 from trainer_results import Trainer, good_trainer, perform
 
+from fedpipe_operator import worker
 from fedpipe_operator.api.meta import LABEL_SITE
+from fedpipe_operator.backend import JobState
 from fedpipe_operator.cluster import KubeJob, RunReconciler, RunView, kube_job
 from fedpipe_operator.cluster.api import JOBS, PODS, RUNS, SECRETS, Kind, Plain
 from fedpipe_operator.cluster.backend import Cluster
 from fedpipe_operator.cluster.credentials import StoreConnection
 from fedpipe_operator.cluster.expectations import Expectations
 from fedpipe_operator.cluster.status_writer import ClusterStatusWriter
-from fedpipe_operator.cluster.workers import Workers
+from fedpipe_operator.cluster.workers import Workers, _Launch
 from fedpipe_operator.errors import FedPipeError, TransientError, UserError
 from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
@@ -164,6 +168,25 @@ class StandInStores:
 
 
 @dataclass
+class WorkersInThreads(Workers):
+    """They do the same work in threads of this process: it takes longer to start one than to plan or aggregate a toy."""
+
+    def _execute(self, key: tuple[str, str], launch: _Launch) -> None:
+        with self._lock:
+            if key not in self._statuses:
+                return
+            self._statuses[key] = replace(self._statuses[key], state=JobState.RUNNING, message="")
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
+            file.write(launch.task_json)
+            file.flush()
+            try:
+                code, message = worker.perform(Path(file.name))
+            except Exception:  # noqa: BLE001 -- as a process that ends with a traceback
+                code, message = 1, traceback.format_exc()
+        self._end(key, code, message)
+
+
+@dataclass
 class KubeWorld:
     """Runs on a stand-in cluster: the operator's reconciles, and trainers that do the tasks of the Secrets."""
 
@@ -177,6 +200,8 @@ class KubeWorld:
     ended: threading.Event = field(default_factory=threading.Event)
     failures: dict[str, int] = field(default_factory=dict)
     """Failed reconciles in a row, by run."""
+    workers: type[Workers] = WorkersInThreads
+    """The real ones have processes."""
 
     def __post_init__(self) -> None:
         self.api = StandInApi(self.clock)
@@ -194,7 +219,7 @@ class KubeWorld:
 
     def restart(self) -> None:
         """A new operator: nothing is remembered."""
-        workers = Workers(self.clock, on_end=lambda _uid: self.ended.set())
+        workers = self.workers(self.clock, on_end=lambda _uid: self.ended.set())
         cluster = Cluster(self.api, self.settings, Expectations(self.clock), workers, self.clock)  # type: ignore[arg-type]
         status_writer = ClusterStatusWriter(self.api, self.clock)  # type: ignore[arg-type]
         self.runs = RunReconciler(cluster, self.stores, status_writer, observer=self.observer)  # type: ignore[arg-type]
