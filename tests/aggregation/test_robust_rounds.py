@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 from toy_rounds import HEAD, Fleet
 
+from fedpipe_operator.admission import AdmittedUpdate
 from fedpipe_operator.aggregation import RULES, AggregationConfig, CannotAggregateError, RoundInput, RoundResult, aggregate_round
 from fedpipe_operator.aggregation.coordinates import trimmed_mean
 from fedpipe_operator.api import Clipping
 from fedpipe_operator.rounds.records import Contribution, RoundCommit
+from fedpipe_trainer.contract import TrainResult
 
 DEFAULTS = AggregationConfig(method="Exact", max_rank=64)
 SEVEN = ["a", "b", "c", "d", "e", "f", "g"]
@@ -93,6 +95,48 @@ def test_without_a_profile_in_the_plan_the_samples_are_at_most_those_that_the_pl
     assert [contribution(result, site).samples for site in ("alpha", "beta", "gamma")] == [6, 3, 1]
 
 
+# --- With how many others an update is mixed
+
+
+def one_deeper(sites: list[str], min_sites: int) -> RoundInput:
+    """The first of the sites trains both weights, the others the second one only."""
+    ranks = {site: {"layer.0.q": 2 if site == sites[0] else 0, "layer.0.v": 2} for site in sites}
+    round_input = Fleet(WEIGHTS, ranks, dict.fromkeys(sites, 10), {HEAD: (3, 10)}).round_input()
+    return replace(round_input, plan=round_input.plan.model_copy(update={"min_sites": dict.fromkeys(sites, min_sites)}))
+
+
+def test_a_weight_that_one_site_alone_trained_stays_as_it_was_though_the_round_has_others() -> None:
+    """By plans that its author gives, a run could otherwise have one site's own increment in its global adapter."""
+    result, written = run(one_deeper(["a", "b", "c"], min_sites=2))
+
+    tensors = load(written)
+    assert result.commit is not None
+    assert [one.site for one in result.commit.contributions] == ["a", "b", "c"]
+    assert not [key for key in tensors if "layer.0.q" in key]
+    assert np.linalg.norm(product(tensors, "layer.0.v")) > 0
+    assert result.commit.learned_by.keys() == {"layer.0.v"}
+
+
+def test_a_site_that_asks_for_no_others_may_train_a_weight_alone() -> None:
+    _, written = run(one_deeper(["a", "b", "c"], min_sites=1))
+
+    assert np.linalg.norm(product(load(written), "layer.0.q")) > 0
+
+
+def test_a_site_that_asks_for_more_in_a_weight_than_the_others_is_left_out_of_that_weight_alone() -> None:
+    fleet = a_fleet(["a", "b", "c"])
+    ranks = fleet.ranks | {"c": {"layer.0.q": 0, "layer.0.v": 2}}
+    fleet = replace(fleet, ranks=ranks, samples=dict.fromkeys("abc", 10))
+    round_input = fleet.round_input()
+    plan = round_input.plan.model_copy(update={"min_sites": {"a": 3, "b": 1, "c": 1}})
+
+    _, written = run(replace(round_input, plan=plan), replace(DEFAULTS, clipping=Clipping.NONE))
+
+    np.testing.assert_allclose(product(load(written), "layer.0.q"), increment(fleet, "b", "layer.0.q", {}), atol=1e-5)
+    dense = sum(increment(fleet, site, "layer.0.v", {}) for site in "abc") / 3
+    np.testing.assert_allclose(product(load(written), "layer.0.v"), dense, atol=1e-5)
+
+
 # --- Clipping
 
 
@@ -163,6 +207,19 @@ def test_a_site_of_few_steps_is_not_louder_for_it() -> None:
     one = contribution(result, "c")
     assert one.clipped == len(WEIGHTS)
     assert one.smallest_clip < 0.5
+
+
+def test_an_honest_site_that_was_cut_short_is_neither_clipped_nor_refused() -> None:
+    """With AdamW an increment grows by less than its steps: of 3 instead of 40 steps it is here a quarter as long, and not a thirteenth."""
+    fleet = a_fleet(steps=dict.fromkeys(SEVEN, 40))
+    cut = with_scaled(fleet, fleet.round_input(), "c", 0.27).candidates["c"]
+    result = AdmittedUpdate(TrainResult.model_validate(dict(cut.result) | {"steps": 3, "samples": 3}))
+    round_input = fleet.round_input()
+
+    for clipping in (Clipping.CLIP, Clipping.REFUSE):
+        candidates = {**round_input.candidates, "c": replace(cut, result=result)}
+        found, _ = run(replace(round_input, candidates=candidates), replace(DEFAULTS, clipping=clipping))
+        assert contribution(found, "c").clipped == 0
 
 
 def test_by_choice_an_update_with_a_long_increment_is_refused_at_the_cost_of_its_site_alone() -> None:

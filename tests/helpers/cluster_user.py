@@ -12,7 +12,9 @@ Found = TypeVar("Found")
 
 FFT: Final = "federatedfinetunes.fedpipe.io"
 SITE: Final = "edgesites.fedpipe.io"
-_POLL_SECONDS: Final = 0.5
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 2.0
+_PAUSE: Final = 0.1
+"""As a share of the time waited so far. A call of kubectl takes a tenth of a second of processor time, and four workers wait at once."""
 
 
 class KubectlError(Exception):
@@ -88,13 +90,13 @@ def condition(body: Plain, kind: str) -> Plain:
 
 def wait_until(poll: Callable[[], Found | None], what: str, *, seconds: float, explain: Callable[[], str] = lambda: "") -> Found:
     """Poll until the result is truthy and return it; errors of kubectl count as "not yet", since the API server may be away."""
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     last: object = None
-    while time.monotonic() < deadline:
+    while (waited := time.monotonic() - start) < seconds:
         try:
             if found := poll():
                 return found
         except KubectlError as error:
             last = error
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(max(_SHORTEST_PAUSE, _PAUSE * waited), _LONGEST_PAUSE))
     raise AssertionError(f"timed out after {seconds:.0f} s: {what}\n{last or ''}\n{explain()}")

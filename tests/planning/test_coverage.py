@@ -1,4 +1,4 @@
-"""Weights that too few samples would train get an adapter nowhere, and the sites that wanted them spend their resources elsewhere."""
+"""Weights that too few sites or samples would train get an adapter nowhere; sites that wanted them spend their resources elsewhere."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,6 +52,35 @@ def test_a_weight_that_too_few_samples_would_train_gets_an_adapter_nowhere() -> 
     assert any(fleet.solutions["small"].ranks.values())
 
 
+@pytest.mark.parametrize("asks", ["small", "large", "both"])
+def test_a_weight_that_fewer_sites_train_than_a_policy_asks_for_gets_an_adapter_nowhere(asks: str) -> None:
+    """Half of the samples are enough for it; but what one site trains alone is not mixed with anything."""
+    sites = {
+        "small": a_site("small", base=SMALL, train_samples=500, up=1e9),
+        "large": a_site("large", base=SMALL, train_samples=500, up=2e4),
+    }
+    asking = {name: replace(site, min_sites=2) if asks in {name, "both"} else site for name, site in sites.items()}
+
+    alone, mixed = (solved(one, rounds={"deadline": "10m"}).solutions for one in (sites, asking))
+
+    trained = [{name: {weight for weight, rank in one.ranks.items() if rank} for name, one in found.items()} for found in (alone, mixed)]
+    assert trained[0]["small"] > trained[0]["large"]
+    if asks == "large":  # which trains no weight alone
+        assert trained[1] == trained[0]
+    else:
+        assert trained[1]["small"] == trained[1]["large"]
+
+
+def test_plans_that_the_spec_gives_count_as_sites_that_train() -> None:
+    """The given plan has the upper layers: the site that is planned beside it trains no weight without it."""
+    sites = {name: replace(a_site(name, base=SMALL, train_samples=500), min_sites=2) for name in ("given", "planned")}
+
+    found = planned(sites, planning={"bits": [16], "plans": [{"site": "given", "bits": 16, "rank": 8, "layers": 2, "steps": 5}]}).plans
+
+    trained = {name: {weight for weight, rank in plan.ranks.items() if rank} for name, plan in found.items()}
+    assert trained["planned"] <= trained["given"]
+
+
 def test_a_site_spends_what_such_weights_would_have_cost_on_the_others() -> None:
     fleet = solved(WARDS, rounds={"count": 10, "deadline": "5m"}, planning={"bits": [16]})
     ward = fleet.solutions["ward-a"]
@@ -73,7 +102,7 @@ def test_no_layer_is_trained_in_vain_below_the_weights_that_are_left() -> None:
     assert [one for one in plan.why if "layers are trained" in one] == [
         "the top 4 of 12 layers are trained: the layers below need no backward pass, which saves 33.3 % of a step"
     ]
-    assert any(one.endswith("31 weights get none at any site, because too few samples would train them") for one in plan.why)
+    assert any(one.endswith("31 weights get none at any site, because too few sites or samples would train them") for one in plan.why)
 
 
 def test_a_run_that_stalled_says_that_no_lower_layer_is_trained_for_lack_of_samples() -> None:
@@ -84,7 +113,7 @@ def test_a_run_that_stalled_says_that_no_lower_layer_is_trained_for_lack_of_samp
 
     assert "the top 4 of 12 layers are trained: more do not fit into its memory and the deadline, " in plans["hospital"].why[2]
     assert plans["ward-a"].why[2] == (
-        "the top 4 of 12 layers are trained: too few samples would train lower ones, though the improvement of the run stalled"
+        "the top 4 of 12 layers are trained: too few sites or samples would train lower ones, though the improvement of the run stalled"
     )
 
 
@@ -93,7 +122,7 @@ def test_of_a_single_such_weight_the_sentence_is_in_the_singular() -> None:
 
     plan = planned(sites, rounds={"deadline": "60s", "count": 5}, planning={"bits": [4, 8, 16], "ranks": [0, 4, 8, 32]}).plans["s1"]
 
-    assert any(one.endswith("; 1 weight gets none at any site, because too few samples would train it") for one in plan.why)
+    assert any(one.endswith("; 1 weight gets none at any site, because too few sites or samples would train it") for one in plan.why)
 
 
 def a_random_fleet(seed: int) -> dict[str, SiteProfile]:
@@ -160,5 +189,5 @@ def test_a_site_that_can_train_none_but_such_weights_is_excluded_with_what_to_do
     assert plans.excluded["tiny"] == (
         "it can train none of the weights that enough others train, such as model.layers.4.self_attn.q_proj, "
         "model.layers.5.self_attn.q_proj, in a round of 1 min 36 s, and a weight gets an adapter only where at least 10 % of the samples "
-        "train it: give it more memory (8.00 GiB now), bandwidth (1.25 kbit/s up, 1 Gbit/s down) or processors"
+        "train it, and as many sites as their policy.minSites ask for: give it more memory (8.00 GiB now), bandwidth (1.25 kbit/s up, 1 Gbit/s down) or processors"
     )

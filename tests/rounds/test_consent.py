@@ -11,10 +11,20 @@ from trainer_results import a_failure, good_trainer
 
 from fedpipe_operator import names
 from fedpipe_operator.rounds import Run
-from fedpipe_operator.rounds.consent import least_contributors, left_out, missing_sites, mixable, select_mixable
+from fedpipe_operator.rounds.consent import least_contributors, left_out, missing_sites, mixable, select_mixable, with_unmixed_weights
 from fedpipe_operator.rounds.records import RoundCommit
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import DataPolicy, EvaluateTask, FailureReason, ProfileTask, TrainResult, TrainTask, parse_task
+from fedpipe_trainer.contract import (
+    DataPolicy,
+    EvaluateTask,
+    FailureReason,
+    Forecast,
+    Plan,
+    ProfileTask,
+    TrainResult,
+    TrainTask,
+    parse_task,
+)
 
 LEAST = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 7))
 
@@ -297,3 +307,19 @@ def test_the_chosen_sites_of_a_round_are_content_with_their_number(least: dict[s
 
     assert all(least[site] <= len(chosen) for site in chosen)
     assert len(chosen) <= count
+
+
+def a_plan(**ranks: int) -> Plan:
+    forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
+    return Plan(bits=32, batch_size=1, steps=1, ranks=ranks, forecast=forecast, why=("first",))
+
+
+def test_a_plan_says_how_many_weights_its_site_would_train_alone() -> None:
+    plans = {"a": a_plan(q=4, k=4, v=4), "b": a_plan(q=0, k=0, v=2), "c": a_plan(q=2, k=2, v=2), "d": a_plan(q=4, k=4, v=4)}
+    min_sites = {"a": 2, "b": 2, "c": 1, "d": 2}
+
+    of_two, of_three = (with_unmixed_weights(plans, selected, min_sites) for selected in ({"a", "b"}, {"a", "b", "c"}))
+
+    reason = "2 of its 3 adapters stay out of the global adapter: too few sites train them for its policy.minSites, 2"
+    assert of_two == plans | {"a": plans["a"].model_copy(update={"why": ("first", reason)})}
+    assert of_three == plans

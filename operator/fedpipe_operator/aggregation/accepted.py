@@ -12,6 +12,7 @@ from fedpipe_operator.aggregation.factors import Factors, SiteFactorReaders, Sit
 from fedpipe_operator.aggregation.normalization import Combination, LocalWork
 from fedpipe_operator.aggregation.rules import RULES
 from fedpipe_operator.aggregation.tensors import TensorFile, factor_keys
+from fedpipe_operator.mixing import mixable
 from fedpipe_operator.rounds.records import NO_STATE, OptimizerState, RoundPlan
 from fedpipe_operator.shares import max_share
 from fedpipe_trainer.contract import effective_steps
@@ -55,9 +56,14 @@ def samples_of(result: AdmittedUpdate, plan: RoundPlan) -> int:
     return max(1, samples - result.dropped_rows) if samples else min(result.samples, own.steps * own.batch_size)
 
 
-def steps_of(result: AdmittedUpdate, config: AggregationConfig) -> float:
-    """The effective steps that the site took."""
-    return effective_steps(result.steps, config.warmup_steps)
+def counted_steps(result: AdmittedUpdate, context: RoundContext) -> float:
+    """The effective steps by which the site's increment is divided: those that it took, and no fewer than the round's slowest plan has.
+
+    By fewer, the increment of a site that was cut short near its deadline would count as if it were that of all its steps, and as the limit
+    of the server's rate then scales down what the others learned, most of the round would be lost (`benchmarks/normalization.py --cut`).
+    """
+    fewest, warmup = min(plan.steps for plan in context.plan.plans.values()), context.config.warmup_steps
+    return effective_steps(max(fewest, result.steps), warmup)
 
 
 def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
@@ -66,27 +72,18 @@ def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
         return Combination((), ())
     plan, config = context.plan, context.config
     is_equal = RULES[config.rule].reduce is not None
-    fewest = _fewest_steps(context)
-    work = [
-        LocalWork(1 if is_equal else samples_of(result, plan), max(fewest, steps_of(result, config)))
-        for result in (update.result for update in accepted.values())
-    ]
+    results = [update.result for update in accepted.values()]
+    work = [LocalWork(1 if is_equal else samples_of(one, plan), counted_steps(one, context)) for one in results]
     return config.normalization(work).limited(max_share(len(work), config.max_site_weight))
 
 
-def _fewest_steps(context: RoundContext) -> float:
-    """The effective steps of the round's slowest plan: an increment is divided by the steps that its site took, and by no fewer than these.
-
-    By fewer, the increment of a site that was cut short near its deadline would count as if it were that of all its steps, and as the limit
-    of the server's rate then scales down what the others learned, most of the round would be lost (`benchmarks/normalization.py --cut`).
-    """
-    return effective_steps(min(plan.steps for plan in context.plan.plans.values()), context.config.warmup_steps)
-
-
 def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Mapping[str, float] = NOT_CLIPPED) -> WeightUpdates:
-    """The updates of one weight by those of these sites that trained it; `clips` has the factors of the clipped ones."""
+    """The updates of one weight by those of these sites that trained it with as many others as they ask for (`policy.minSites`).
+
+    `clips` has the factors of the clipped ones.
+    """
     d_out, d_in = context.plan.weights[weight]
-    trained = {site: update for site, update in accepted.items() if update.result.ranks.get(weight, 0)}
+    trained = sites_among(accepted, _mixable_in(weight, accepted, context.plan))
     combination = combination_of(trained, context)
     sites = tuple(
         SiteWeight(site=site, rank=update.result.ranks[weight], share=share, clip=clips.get(site, 1.0), pace=pace)
@@ -94,6 +91,11 @@ def updates_of(weight: str, accepted: Accepted, context: RoundContext, clips: Ma
     )
     global_rank = rank_in(context.previous, weight)
     return WeightUpdates(weight=weight, d_out=d_out, d_in=d_in, sites=sites, global_rank=global_rank, server_rate=combination.server_rate)
+
+
+def _mixable_in(weight: str, accepted: Accepted, plan: RoundPlan) -> frozenset[str]:
+    """A weight that one site alone trained would be that site's, however many others are in the round."""
+    return mixable({site: plan.min_sites.get(site, 1) for site, update in accepted.items() if update.result.ranks.get(weight, 0)})
 
 
 def with_left_out(updates: WeightUpdates, accepted: Accepted) -> WeightUpdates:

@@ -19,7 +19,7 @@ from fedpipe_operator.aggregation.encoded import Tensors, open_update, shapes_of
 from fedpipe_operator.aggregation.factors import Factors, Float64
 from fedpipe_operator.aggregation.lengths import SquaredLengths
 from fedpipe_operator.aggregation.tensors import Float32, MalformedError, Source, TensorFile, factor_keys, open_tensors, sha256_of
-from fedpipe_operator.rounds.consent import Mixed, mixable
+from fedpipe_operator.mixing import Mixed, mixable
 from fedpipe_operator.rounds.records import RoundPlan, Verdict, verdict_of
 from fedpipe_trainer.codecs import Part, update_codecs
 from fedpipe_trainer.codecs.files import codec_in, parts_of

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedpipe_operator.admission import RefusalReason
 from fedpipe_operator.aggregation import distances
-from fedpipe_operator.aggregation.accepted import Accepted, RoundContext, combination_of, factors_in, readers_of, steps_of, updates_of
+from fedpipe_operator.aggregation.accepted import Accepted, RoundContext, combination_of, counted_steps, factors_in, readers_of, updates_of
 from fedpipe_operator.aggregation.clipping import ENOUGH_SITES, clip_factors
 from fedpipe_operator.aggregation.config import AggregationConfig
 from fedpipe_operator.aggregation.factors import Factors, Float64, WeightUpdates
@@ -137,7 +137,7 @@ def _selected(found: Survey, sites: list[str], left: list[str], config: Aggregat
 def _lengths(updates: WeightUpdates, start: Factors | None, context: RoundContext, accepted: Accepted) -> dict[str, tuple[float, ...]]:
     found = {}
     for one, read in zip(updates.sites, readers_of(updates, accepted), strict=True):
-        update, steps = read(), steps_of(accepted[one.site].result, context.config)
+        update, steps = read(), counted_steps(accepted[one.site].result, context)
         own_start = None if start is None else Factors(b=start.b[:, : one.rank], a=start.a[: one.rank])
         squares = METHODS[context.config.method].squared_lengths(update.factors, update.scale, own_start)
         found[one.site] = tuple(
@@ -151,7 +151,7 @@ def _head_lengths(key: str, accepted: Accepted, context: RoundContext) -> dict[s
     if context.previous is None:
         return {site: float(np.linalg.norm(tensor)) for site, _, tensor in tensors}
     start = context.previous.read(key)
-    return {site: float(np.linalg.norm(tensor - start)) / steps_of(update.result, context.config) for site, update, tensor in tensors}
+    return {site: float(np.linalg.norm(tensor - start)) / counted_steps(update.result, context) for site, update, tensor in tensors}
 
 
 def _among_all(squared_distances: Float64, trained: list[str], sites: list[str]) -> Float64:

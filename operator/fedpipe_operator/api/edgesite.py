@@ -104,7 +104,7 @@ class DataPolicy(ApiModel):
     max_shown_rows: Annotated[int, Field(ge=0, le=20)] = 0
     """Validation rows that may be shown with their predictions: the first ones of the file."""
     min_sites: Annotated[int, Field(ge=1, le=1000)] = 2
-    """The number of sites, at least, whose updates are in an aggregate with this site's: refused updates do not count."""
+    """Sites, at least, whose updates are in an aggregate with this site's, in each weight as well: refused updates do not count."""
     local_baseline: bool = False
     """Whether the site may be trained alone, to compare a run with it."""
     training_losses: TrainingLosses = TrainingLosses.BY_STEP

@@ -1,5 +1,7 @@
 """Coverage: a weight that few samples train would be decided by them alone, so no site trains it (DESIGN §9: to more sites or to none).
 
+Nor does any site train a weight that fewer do than their policies ask for (`policy.minSites`): it would not be aggregated.
+
 The sites that chose such a weight are solved anew, within the same length of the round, with the weights only that enough samples train:
 the room, bytes and seconds that the others would have taken are spent again, and a site trains no layer in vain. That may change the depth
 of a site, and so leave another weight with too few; each time fewer weights are left, so it ends.
@@ -11,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from fedpipe_operator.mixing import mixable
 from fedpipe_operator.planning.frontier import Frontier
 from fedpipe_operator.planning.request import PlanRequest
 from fedpipe_operator.planning.site_problem import ROUNDING, SiteProblem, Solution, solve_all
@@ -96,15 +99,19 @@ def _trained_by_few(request: PlanRequest, sites: Mapping[str, SiteProfile], solu
 
 
 def _trained_by_enough(request: PlanRequest, sites: Mapping[str, SiteProfile], solutions: Mapping[str, Solution]) -> set[str]:
-    """The weights that enough of the round's samples train, those of the given plans included."""
-    parts = [(sites[name].train_samples, _trained(one)) for name, one in solutions.items()]
-    parts += [(one.samples, one.weights) for one in request.given.values()]
-    counts: dict[str, list[int]] = {}
-    for count, weights in parts:
+    """The weights that enough of the round's samples train, those of the given plans included.
+
+    A site that has too few others at a weight for its policy counts as none: what it trains there stays out of the aggregate.
+    """
+    parts = {name: (sites[name].train_samples, sites[name].min_sites, _trained(one)) for name, one in solutions.items()}
+    parts |= {name: (one.samples, one.min_sites, one.weights) for name, one in request.given.items()}
+    trainers: dict[str, dict[str, int]] = {}
+    for name, (_, least, weights) in parts.items():
         for weight in weights:
-            counts.setdefault(weight, []).append(count)
-    total = sum(count for count, _ in parts)
-    return {weight for weight, of in counts.items() if are_enough(sum(of), len(of), all_samples=total, all_sites=len(parts))}
+            trainers.setdefault(weight, {})[name] = least
+    counts = {weight: [parts[name][0] for name in mixable(of)] for weight, of in trainers.items()}
+    total = sum(count for count, _, _ in parts.values())
+    return {weight for weight, of in counts.items() if of and are_enough(sum(of), len(of), all_samples=total, all_sites=len(parts))}
 
 
 def _of_weights(frontiers: Mapping[int, Frontier], kept: Collection[str]) -> dict[int, Frontier]:

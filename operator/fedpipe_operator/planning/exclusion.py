@@ -115,7 +115,7 @@ def rest_reason(correction: Correction, round_: int) -> str:
 
 
 def crowded_out_reason(site: SiteProfile, fleet: FleetSolution) -> str:
-    """Why a site is excluded that can train none but weights that too few samples would train."""
+    """Why a site is excluded that can train none but weights that too few sites or samples would train."""
     enough = sorted({weight.name for frontier in fleet.frontiers.values() for weight in frontier.weights})
     such = f", such as {', '.join(enough[:_EXAMPLES])}," if enough else ""
     more = (
@@ -123,7 +123,8 @@ def crowded_out_reason(site: SiteProfile, fleet: FleetSolution) -> str:
     )
     return (
         f"it can train none of the weights that enough others train{such} in a round of {seconds_text(fleet.length.seconds)}, and a weight "
-        f"gets an adapter only where at least {whole_percent(COVERAGE)} of the samples train it: give it {more}"
+        f"gets an adapter only where at least {whole_percent(COVERAGE)} of the samples train it, and as many sites as their "
+        f"policy.minSites ask for: give it {more}"
     )
 
 

@@ -126,7 +126,7 @@ def _depth_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
         return f"all {layers} layers are trained: {fewer}"
     if request.is_stalled:
         could = fleet.problems[site.name].rows.lowest.min() < choice.lowest_layer
-        limit = "too few samples would train lower ones" if could else "more do not fit into its memory and the deadline"
+        limit = "too few sites or samples would train lower ones" if could else "more do not fit into its memory and the deadline"
         reason = f"{limit}, though the improvement of the run stalled"
         return f"the top {trained} of {layers} layers are trained: {reason}"
     every_layer = choice._replace(lowest_layer=0, cached=False)
@@ -232,7 +232,7 @@ def _ranks_reason(request: PlanRequest, site: SiteProfile, fleet: FleetSolution,
     count = f"{len(ranks)} of {len(site.base.weights)} weights {'gets' if len(ranks) == 1 else 'get'} an adapter, "
     few = len(fleet.uncovered)
     gets, them = ("gets", "it") if few == 1 else ("get", "them")
-    rest = f"{counted(few, 'weight')} {gets} none at any site, because too few samples would train {them}"
+    rest = f"{counted(few, 'weight')} {gets} none at any site, because too few sites or samples would train {them}"
     dropped = f"; {rest}" if few else ""
     if low == high == max(request.spec.planning.ranks):
         return f"{count}all of rank {high}, the largest of planning.ranks{dropped}"

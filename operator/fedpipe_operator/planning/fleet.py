@@ -74,7 +74,7 @@ class FleetSolution:
     problems: dict[str, SiteProblem]
     """Of all sites, those without a solution included."""
     frontiers: Mapping[int, Frontier]
-    """By lowest layer: of the weights that a site may train, which are all but those that too few samples would train."""
+    """By lowest layer: of the weights that a site may train, which are all but those that too few sites or samples would train."""
     uncovered: tuple[str, ...]
     """Weights that too few samples would have trained: no site trains them (`coverage`)."""
     crowded_out: frozenset[str]

@@ -132,7 +132,7 @@ def _more_bandwidth(claimed: float, correction: Correction) -> str:
 
 
 def _offer(trial: _Trial, fleet: FleetSolution, site: SiteProfile, solution: Solution) -> _Offer:
-    # What too few samples would train is left out here as well: it is no gain of more resources.
+    # What too few sites or samples would train is left out here as well: it is no gain of more resources.
     more = SiteProblem.of(trial.request, trial.site, fleet.frontiers).solve(trial.seconds)
     if more is None:
         return _Offer(trial.name, trial.resource, 0.0, "")

@@ -169,7 +169,10 @@ def _plan_usable(
 def _given(plans: Mapping[str, Plan], sites: Mapping[str, SiteProfile]) -> dict[str, GivenPlan]:
     """What given plans mean for the others."""
     weights = {name: frozenset(weight for weight, rank in plan.ranks.items() if rank) for name, plan in plans.items()}
-    return {name: GivenPlan(sites[name].train_samples, weights[name], plan.forecast.seconds) for name, plan in plans.items()}
+    return {
+        name: GivenPlan(sites[name].train_samples, sites[name].min_sites, weights[name], plan.forecast.seconds)
+        for name, plan in plans.items()
+    }
 
 
 def _beside(request: PlanRequest, given: Mapping[str, GivenPlan], sites: Mapping[str, SiteProfile]) -> PlanRequest:

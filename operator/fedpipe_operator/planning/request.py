@@ -31,6 +31,8 @@ class GivenPlan:
 
     samples: int
     """Training samples of its site."""
+    min_sites: int
+    """See `SiteProfile.min_sites`."""
     weights: frozenset[str]
     """Those with an adapter."""
     seconds: float

@@ -4,20 +4,20 @@ The policies are evaluated by the functions of the contract, by which each train
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from fedpipe_operator import conversion
 from fedpipe_operator.api import DataPolicy, EdgeSite
 from fedpipe_operator.api.aggregation import AggregationRule, AggregationSpec
+from fedpipe_operator.mixing import Mixed, mixable
 from fedpipe_operator.rounds.model_claims import claim_problem
 from fedpipe_operator.rounds.observed import Run
 from fedpipe_operator.rounds.policies import missing_for_rule, needed_of, needed_updates
 from fedpipe_trainer.contract import DataUse, FailureReason, Plan, denial
 
 TOO_FEW_SITES: Final = "TooFewSites"
-Mixed = Callable[[int], int]
-"""How many of so many updates an aggregate is made of."""
 _DEFAULT: Final = DataPolicy()
 
 
@@ -74,23 +74,6 @@ def missing_for_rule_of(run: Run, without: Mapping[str, str]) -> str:
     return "; ".join((message, *(f"{site}: {why}" for site, why in sorted(without.items())))) if message else ""
 
 
-def mixable(min_sites: Mapping[str, int], most: int | None = None, mixed: Mixed = int) -> frozenset[str]:
-    """The largest set of sites each of which is content with the number of sites that are mixed.
-
-    Args:
-        min_sites: by site, how many sites it must be mixed with, itself included.
-        most: the most sites that take part at once; None: all.
-        mixed: how many of those are mixed; left out: all.
-    """
-    left = dict(min_sites)
-    while True:
-        size = mixed(len(left) if most is None else min(most, len(left)))
-        content = {site: least for site, least in left.items() if least <= size}
-        if len(content) == len(left):
-            return frozenset(left)
-        left = content
-
-
 def select_mixable(
     candidates: Collection[str],
     min_sites: Mapping[str, int],
@@ -133,6 +116,23 @@ def with_hidden_rows(run: Run, plans: Mapping[str, Plan]) -> dict[str, Plan]:
     asked = run.spec.evaluation.samples
     shown = {site.name: site.spec.policy.max_shown_rows for site in run.sites}
     return {site: _with_hidden_rows(plan, asked, shown.get(site, 0)) for site, plan in plans.items()}
+
+
+def with_unmixed_weights(plans: Mapping[str, Plan], selected: Collection[str], min_sites: Mapping[str, int]) -> dict[str, Plan]:
+    """The plans, where a site trains weights that too few others of the round do with a sentence that says so: it trains them in vain."""
+    chosen = {site: plan for site, plan in plans.items() if site in selected}
+    trainers: dict[str, dict[str, int]] = {}
+    for site, plan in chosen.items():
+        for weight in (weight for weight, rank in plan.ranks.items() if rank):
+            trainers.setdefault(weight, {})[site] = min_sites.get(site, 1)
+    vain = Counter(site for of in trainers.values() for site in of.keys() - mixable(of))
+    return dict(plans) | {site: _with_unmixed_weights(chosen[site], count, min_sites[site]) for site, count in vain.items()}
+
+
+def _with_unmixed_weights(plan: Plan, count: int, least: int) -> Plan:
+    trained = sum(1 for rank in plan.ranks.values() if rank)
+    reason = f"{count} of its {trained} adapters stay out of the global adapter: too few sites train them for its policy.minSites, {least}"
+    return plan.model_copy(update={"why": (*plan.why, reason)})
 
 
 def _with_hidden_rows(plan: Plan, asked: int, shown: int) -> Plan:

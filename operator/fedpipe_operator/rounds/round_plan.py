@@ -27,7 +27,14 @@ from fedpipe_operator.planning import (
     sites_without_label,
     too_few_labels,
 )
-from fedpipe_operator.rounds.consent import left_out, needed_contributors, select_mixable, too_few_reason, with_hidden_rows
+from fedpipe_operator.rounds.consent import (
+    left_out,
+    needed_contributors,
+    select_mixable,
+    too_few_reason,
+    with_hidden_rows,
+    with_unmixed_weights,
+)
 from fedpipe_operator.rounds.evidence import evidence_for, without_rests
 from fedpipe_operator.rounds.observed import Observed, Run
 from fedpipe_operator.rounds.policies import needed_of, out_of_reach, select
@@ -80,6 +87,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         return _too_few(run, round_, need, len(fleet.selected), excluded)
     steps = max(plan.steps for plan in made.plans.values())
     before = observed.plan.plans if observed.plan else {}
+    plans = with_unmixed_weights(with_reasons(made.plans, before, evidence), fleet.selected, min_sites)
     rate, share = _learning_rate(run, observed, agreeing, steps=steps), learning_rate_share(run.spec, round_)
     return RoundPlan(
         round=round_,
@@ -91,7 +99,7 @@ def round_plan(run: Run, observed: Observed, without: Unprofiled, round_: int, n
         label_notes=_label_notes(run, profiled.sites, facts),
         weights=dict(facts.weights),
         head=dict(facts.head),
-        plans=with_hidden_rows(run, _with_dropped_labels(with_reasons(made.plans, before, evidence), agreeing, facts)),
+        plans=with_hidden_rows(run, _with_dropped_labels(plans, agreeing, facts)),
         samples={site: profiled.sites[site].train_samples for site in made.plans},
         validation_samples={site: profiled.sites[site].validation_samples for site in made.plans},
         selected=fleet.selected,

@@ -110,6 +110,8 @@ class SiteProfile:
     """Different labels that the training rows have; 0: no classification, or not recorded."""
     validation_labels: int = 0
     """Likewise of the validation rows."""
+    min_sites: int = 1
+    """With how many others, itself included, the site is mixed: `policy.minSites` of its EdgeSite."""
     devices: int = 1
     """Among which each step is divided. Memory and batches of `points` are those of one device, training speeds those of all."""
 
@@ -211,6 +213,7 @@ def site_profile(site: EdgeSite, measured: AdmittedProfile) -> SiteProfile:
         load_seconds=measured.load_seconds,
         points=measured.throughput,
         rank=measured.rank,
+        min_sites=site.spec.policy.min_sites,
         devices=measured.processes,
         unsupported=measured.unsupported,
         out_of_memory=measured.out_of_memory,
