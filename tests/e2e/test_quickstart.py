@@ -47,9 +47,10 @@ SHORTER = {
     "pvc://models/mpnet": f"pvc://models/{MODEL}",
     "count: 4, deadline: 5m": "count: 2, deadline: 15m",
     "[4, 16]": "[16]",
+    "learningRate: 1e-3": "learningRate: 1e-3, maxSteps: 12",
     "maxSamples: 100": "maxSamples: 50",
 }
-"""Two rounds instead of four and one bit width to measure, so that the run takes some minutes."""
+"""Two short rounds instead of four and one bit width to measure, so that the run takes some minutes."""
 SECONDS = 900.0
 """The time range of the panels."""
 POOLS = {"campus": "large", "office": "small", "cabin": "large"}
