@@ -189,5 +189,6 @@ def test_a_site_that_can_train_none_but_such_weights_is_excluded_with_what_to_do
     assert plans.excluded["tiny"] == (
         "it can train none of the weights that enough others train, such as model.layers.4.self_attn.q_proj, "
         "model.layers.5.self_attn.q_proj, in a round of 1 min 36 s, and a weight gets an adapter only where at least 10 % of the samples "
-        "train it, and as many sites as their policy.minSites ask for: give it more memory (8.00 GiB now), bandwidth (1.25 kbit/s up, 1 Gbit/s down) or processors"
+        "train it, and as many sites as their policy.minSites ask for: give it more memory (8.00 GiB now), "
+        "bandwidth (1.25 kbit/s up, 1 Gbit/s down) or processors"
     )
