@@ -160,6 +160,7 @@ def test_a_priority_class_that_the_settings_do_not_name_is_refused() -> None:
         *("batch.kubernetes.io/job-name", "batch.kubernetes.io/controller-uid", "job-name", "controller-uid"),
         *("container.apparmor.security.beta.kubernetes.io/trainer", "seccomp.security.alpha.kubernetes.io/pod"),
         *("kubernetes.io/config.mirror", "pod-security.kubernetes.io/enforce", "k8s.v1.cni.k8s.io/networks"),
+        "k8s.v1.cni.cncf.io/networks",
     ],
 )
 @pytest.mark.parametrize("where", ["labels", "annotations"])

@@ -26,7 +26,8 @@ RESERVED_VARIABLES: Final = (
     *("OMP_NUM_THREADS", "OMP_TOOL_LIBRARIES", "PYTORCH_KERNEL_CACHE_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HUGGINGFACE_HUB_CACHE", "USE_HUB_KERNELS", "LOCAL_KERNELS"),
 )
-_KUBERNETES: Final = ("kubernetes.io", "k8s.io")
+_KUBERNETES: Final = ("kubernetes.io", "k8s.io", "cni.cncf.io")
+"""The last one attaches a pod to further networks, for which no NetworkPolicy holds."""
 _HARMLESS: Final = ("app.kubernetes.io", "cluster-autoscaler.kubernetes.io")
 """Of Kubernetes' prefixes: none of their keys changes how a pod is run."""
 _RESERVED_KEYS: Final = frozenset(
