@@ -54,7 +54,8 @@ def end_of(pod: Plain) -> tuple[str, int]:
 
 def test_a_site_whose_trainer_ran_out_of_memory_is_planned_smaller_in_the_next_round(namespace: FleetNamespace) -> None:
     task = {"type": "SequenceClassification", "maxLength": 512}
-    namespace.start("south", task=task, planning=PLANNING, rounds={"count": 2}, export={"adapter": False, "merged": False})
+    short, no_export = {"learningRate": 5e-3, "maxSteps": 2}, {"adapter": False, "merged": False}
+    namespace.start("south", task=task, planning=PLANNING, training=short, rounds={"count": 2}, export=no_export)
     limit_memory(namespace, namespace.wait_for_trainer("toy-train-r1-south-a0"))
     run = namespace.wait_until_complete()
 

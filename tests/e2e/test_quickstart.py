@@ -132,7 +132,7 @@ def finished(quickstart: FleetNamespace, watched: Source) -> Plain:
     with phase("to the first dashboard that shows the run"):
         quickstart.wait("the dashboard Fleet shows the run", lambda: f">{NAMESPACE}/quickstart<" in picture_of("fedpipe-fleet", watched))
     with phase("from there to the run's end"):
-        return quickstart.wait_until_complete("quickstart", seconds=1500)
+        return quickstart.wait_until_complete("quickstart")
 
 
 def picture_of(uid: str, source: Source) -> str:

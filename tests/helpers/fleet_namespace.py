@@ -153,11 +153,11 @@ class FleetNamespace:
         """The site."""
         return self.kubectl.get(SITE, name)
 
-    def wait(self, what: str, poll: Callable[[], Any], *, seconds: float = 300) -> Any:
+    def wait(self, what: str, poll: Callable[[], Any], *, seconds: float = 900) -> Any:
         """Poll until the result is truthy and return it; a failure describes the namespace's objects."""
         return wait_until(poll, what, seconds=seconds, explain=self.explain)
 
-    def wait_for_reason(self, reason: str, *, name: str = "toy", round_: int | None = None, seconds: float = 300) -> Plain:
+    def wait_for_reason(self, reason: str, *, name: str = "toy", round_: int | None = None, seconds: float = 900) -> Plain:
         """Wait until the run's condition Ready has this reason, in this round; return the run."""
 
         def poll() -> Plain | None:
@@ -169,7 +169,7 @@ class FleetNamespace:
         found: Plain = self.wait(f"{name} is {reason}{f' in round {round_}' if round_ else ''}", poll, seconds=seconds)
         return found
 
-    def wait_until_complete(self, name: str = "toy", *, seconds: float = 900) -> Plain:
+    def wait_until_complete(self, name: str = "toy", *, seconds: float = 1500) -> Plain:
         """Wait until the run is complete; return it."""
 
         def poll() -> Plain | None:
@@ -185,7 +185,7 @@ class FleetNamespace:
         found: Plain = next(job for job in self.kubectl.list("jobs", LABEL_RUN) if name_in_run(job["metadata"]["name"]) == name)
         return found
 
-    def wait_for_trainer(self, job: str, *, seconds: float = 300) -> Plain:
+    def wait_for_trainer(self, job: str, *, seconds: float = 900) -> Plain:
         """Wait until a pod of the Job with this name in its run (`names.job`) runs; return it."""
 
         def poll() -> Plain | None:
