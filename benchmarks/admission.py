@@ -1,7 +1,8 @@
 """What the admission of results costs: `python benchmarks/admission.py`.
 
 An honest update's result, as a share of the seconds of the gate for its adapter, which is read, hashed and measured once more by the
-aggregation; and the seconds and memory of the largest results that are looked at: full of numbers, of names, of brackets.
+aggregation; the seconds and memory of the largest results that are looked at: full of numbers, of names, of brackets; and those of the
+largest that are admitted, of trainings of so many steps that their losses make megabytes.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -27,12 +29,13 @@ from fedpipe_operator.admission import (
 )
 from fedpipe_operator.aggregation.gate import Expected, check
 from fedpipe_operator.rounds.records import RoundPlan
-from fedpipe_trainer.contract import Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
+from fedpipe_trainer.contract import MAX_STEPS, Artifact, Forecast, Measured, Outcome, Plan, RunRef, TrainResult
 
 RUN: Final = RunRef(namespace="benchmark", name="admission", uid="0")
 WEIGHTS: Final = {f"model.layers.{layer}.self_attn.{kind}_proj": (576, 576) for layer in range(30) for kind in "qkvo"}
 """Those of SmolLM2-135M."""
 RANK, STEPS = 16, 1000
+LONG: Final = (100_000, MAX_STEPS)
 REPEATS: Final = 5
 
 
@@ -48,8 +51,8 @@ class Bytes:
 
 
 def main() -> None:
-    """Measure and print both tables."""
-    plan = a_plan()
+    """Measure and print all three."""
+    plan = a_plan(STEPS)
     adapter = an_adapter(plan)
     result = a_result(plan, adapter)
     bounds, asked = UpdateBounds(plan.plans["ward"], plan.fingerprint), Asked(RUN, "ward", 1, 0)
@@ -60,12 +63,23 @@ def main() -> None:
     print(f"admission {1e3 * admission:.1f} ms, gate {1e3 * gate:.1f} ms: {admission / gate:.1%}\n")
     print("| a result of 1 MiB full of | ms | peak MB |\n|---|---|---|")
     for name, data in worst().items():
-        seconds = seconds_of(lambda data=data: looked_at(data))  # type: ignore[misc]  # the default binds these bytes
-        tracemalloc.start()
-        looked_at(data)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        print(f"| {name} | {1e3 * seconds:.0f} | {peak / 1e6:.0f} |")
+        print(f"| {name} | {cost_of(partial(looked_at, data))} |")
+    print("\n| an admitted update of | result in MB | ms | peak MB |\n|---|---|---|---|")
+    for steps in LONG:
+        plan = a_plan(steps)
+        data, bounds = a_result(plan, adapter), UpdateBounds(plan.plans["ward"], plan.fingerprint)
+        cost = cost_of(partial(admit_update, data, asked, bounds))
+        print(f"| {steps:,} steps | {len(data) / 1e6:.1f} | {cost} |")
+
+
+def cost_of(action: Callable[[], object]) -> str:
+    """Milliseconds and peak megabytes, as two cells."""
+    seconds = seconds_of(action)
+    tracemalloc.start()
+    action()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return f"{1e3 * seconds:.0f} | {peak / 1e6:.0f}"
 
 
 def looked_at(data: bytes) -> None:
@@ -107,10 +121,10 @@ def seconds_of(action: Callable[[], object]) -> float:
     return min(found)
 
 
-def a_plan() -> RoundPlan:
+def a_plan(steps: int) -> RoundPlan:
     """A round of one site that trains every weight."""
     forecast = Forecast(memory_bytes=0, seconds=0, upload_bytes=0, download_bytes=0)
-    plan = Plan(bits=16, batch_size=8, steps=STEPS, ranks=dict.fromkeys(WEIGHTS, RANK), forecast=forecast)
+    plan = Plan(bits=16, batch_size=8, steps=steps, ranks=dict.fromkeys(WEIGHTS, RANK), forecast=forecast)
     fields = {"round": 1, "started_at": 0.0, "fingerprint": "f" * 64, "selected": ("ward",), "evaluators": (), "needed": 1}
     return RoundPlan.model_validate(fields | {"weights": WEIGHTS, "plans": {"ward": plan}})
 
@@ -140,9 +154,9 @@ def a_result(plan: RoundPlan, adapter: bytes) -> bytes:
         tensors={f"base_model.model.{weight}.lora_A.weight": (RANK, 576) for weight in WEIGHTS},
         ranks=own.ranks,
         scales={weight: own.scale(weight) for weight in own.ranks},
-        steps=STEPS,
-        samples=STEPS * 8,
-        losses=tuple(1.0 + 1 / (step + 1) for step in range(STEPS)),
+        steps=own.steps,
+        samples=own.steps * 8,
+        losses=tuple(1.0 + 1 / (step + 3) for step in range(own.steps)),
     )
     return result.to_json().encode()
 
