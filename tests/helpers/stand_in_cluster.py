@@ -182,7 +182,7 @@ class WorkersInThreads(Workers):
             try:
                 code, message = worker.perform(Path(file.name))
             except Exception:  # noqa: BLE001 -- as a process that ends with a traceback
-                code, message = 1, traceback.format_exc()
+                code, message = ExitCode.BAD_TASK, traceback.format_exc()
         self._end(key, code, message)
 
 
