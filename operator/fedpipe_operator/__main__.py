@@ -69,7 +69,7 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     status_writer = ClusterStatusWriter(api, clock)
     workers = Workers(clock, memory_bytes=replica.memory_bytes // 2)
     cluster = Cluster(api, settings, Expectations(time.monotonic), workers, clock, MemoryBudget(replica.memory_bytes // 2))
-    api_servers = api_server_addresses(os.environ, addresses_of)
+    api_servers = _api_servers()
     identity = Identity(settings.store_identity, settings.default_store, Guard(api_servers))
     stores = StoreConnections(api, settings.store_policy, api_servers, observer=metrics, identity=identity)
     runs = RunReconciler(cluster, stores, status_writer, observer=metrics)
@@ -83,6 +83,13 @@ def make_controller(settings: Settings, replica: Replica) -> Controller:
     if settings.reports.enabled:
         _serve_reports(controller, settings)
     return controller
+
+
+def _api_servers() -> tuple[str, ...]:
+    try:
+        return api_server_addresses(os.environ, addresses_of)
+    except ValueError as error:
+        sys.exit(f"{error}; install the operator with the chart, which sets it")
 
 
 def _serve_reports(controller: Controller, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Each run's store with the key pair of its own Secret."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from fedpipe_operator.cluster.api import SECRETS
 from fedpipe_operator.cluster.credentials import StoreConnection, StoreConnections
 from fedpipe_operator.errors import UserError
 from fedpipe_operator.reconcile.placement import in_pods
+from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, S3Store
 from fedpipe_operator.store.address import BucketAddress
 from fedpipe_operator.store.observed import ObservedStore
@@ -195,9 +197,21 @@ def test_an_expiration_without_its_zone_is_refused_with_how_to_write_it(api: Sta
         opened(api)
 
 
+def trainers_sent_to(endpoint: str) -> Run:
+    return a_run(store=RUN.spec.store.model_dump(by_alias=True, exclude_none=True) | {"trainerEndpoint": endpoint})
+
+
 def test_trainers_are_not_sent_to_the_cluster_itself_either(api: StandInApi) -> None:
     api.apply(SECRETS, "default", encoded(**PAIR))
-    store = RUN.spec.store.model_dump(by_alias=True, exclude_none=True) | {"trainerEndpoint": "http://169.254.169.254"}
 
     with pytest.raises(UserError, match=r"AddressRefused: store\.trainerEndpoint http://169\.254\.169\.254: .*link-local"):
-        connections(api).of(a_run(store=store))
+        connections(api).of(trainers_sent_to("http://169.254.169.254"))
+
+
+def test_trainers_are_not_sent_to_an_endpoint_of_the_api_server_but_to_another_port_of_its_node(api: StandInApi) -> None:
+    api.apply(SECRETS, "default", encoded(**PAIR))
+    stores = replace(connections(api), api_servers=("192.0.2.10:6443",))
+
+    with pytest.raises(UserError, match=r"AddressRefused: store\.trainerEndpoint https://192\.0\.2\.10:6443: .*API server"):
+        stores.located(trainers_sent_to("https://192.0.2.10:6443"))
+    stores.located(trainers_sent_to("http://192.0.2.10:30900"))

@@ -4,7 +4,9 @@ In test_network_policies.py, a cluster enforces them.
 """
 
 import pytest
-from charts import CHART, Plain, helm, of_kind, rendered
+import yaml
+from charts import CHART, Plain, helm, of_kind, rendered, rendered_tests, set_values
+from lookups import api_server_objects, looked_up
 from network_policies import Connection, is_allowed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
@@ -101,3 +103,77 @@ def test_a_release_whose_api_server_is_not_known_is_refused_with_what_to_set() -
     assert done.returncode != 0
     assert "networkPolicy.apiServerCIDRs is empty, and Helm is not connected to a cluster" in done.stderr
     assert without.returncode == 0
+
+
+def refused_api_servers(pod: Plain) -> str:
+    """Where the operator, or `helm test`, is told that the API server is, beside its Service."""
+    (found,) = (one["value"] for one in pod["containers"][0]["env"] if one["name"] == "FEDPIPE_API_SERVERS")
+    return str(found)
+
+
+def operators_pod(objects: list[Plain]) -> Plain:
+    pod: Plain = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]
+    return pod
+
+
+def in_a_cluster(given: Plain, options: list[str]) -> list[Plain]:
+    """What Helm renders where it finds the objects of these options."""
+    done = helm("template", "fedpipe", CHART, "--namespace", "fedpipe", *options, *set_values(given))
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def test_the_addresses_by_value_are_refused_by_the_operator_and_by_helm_test_with_every_port() -> None:
+    (tests_pod,) = of_kind(rendered_tests(), "Pod")
+
+    assert refused_api_servers(operators_pod(rendered())) == "10.96.0.1/32,192.0.2.1/32,fd00:96::1/128"
+    assert refused_api_servers(tests_pod["spec"]) == "10.96.0.1/32,192.0.2.1/32,fd00:96::1/128"
+    assert refused_api_servers(operators_pod(rendered({"networkPolicy.enabled": False}))) == "10.96.0.1/32,192.0.2.1/32,fd00:96::1/128"
+
+
+@pytest.mark.parametrize("given", [{}, {"networkPolicy.enabled": False}], ids=["with policies", "without"])
+def test_the_endpoints_that_helm_finds_are_refused_with_their_port_since_others_may_listen_on_a_nodes_address(given: Plain) -> None:
+    """In whatever order they are found: another one would be another pod of the operator."""
+    with looked_up(api_server_objects(["10.96.0.1", "fd00:96::1"], ["192.0.2.11", "192.0.2.10", "fd00::a"], [6443])) as options:
+        objects = in_a_cluster(given, options)
+
+    assert refused_api_servers(operators_pod(objects)) == "10.96.0.1,192.0.2.10:6443,192.0.2.11:6443,[fd00::a]:6443,fd00:96::1"
+
+
+def test_the_policies_are_about_every_port_of_the_endpoints_that_helm_finds() -> None:
+    with looked_up(api_server_objects(["10.96.0.1"], ["192.0.2.10"], [6443])) as options:
+        objects = in_a_cluster({}, options)
+
+    assert [reaches(objects, TRAINER, one, port) for one in ("10.96.0.1", "192.0.2.10") for port in (443, 6443)] == [False] * 4
+    assert reaches(objects, operator_labels(objects), "192.0.2.10", 6443)
+    assert reaches(objects, TRAINER, "192.0.2.11")
+
+
+def test_an_endpoint_without_a_port_is_refused_with_every_port() -> None:
+    with looked_up(api_server_objects(["10.96.0.1"], ["192.0.2.10"], [])) as options:
+        objects = in_a_cluster({}, options)
+
+    assert refused_api_servers(operators_pod(objects)) == "10.96.0.1,192.0.2.10"
+
+
+def test_the_addresses_by_value_are_not_asked_for() -> None:
+    asked: list[str] = []
+    with looked_up(api_server_objects(["10.96.0.1"], ["192.0.2.10"], [6443]), asked) as options:
+        objects = in_a_cluster({"networkPolicy.apiServerCIDRs": ["198.51.100.0/24"]}, options)
+
+    assert refused_api_servers(operators_pod(objects)) == "198.51.100.0/24"
+    assert not [path for path in asked if path.endswith("/kubernetes")]
+
+
+def test_who_may_create_nothing_of_the_cluster_and_no_policies_is_not_refused_for_what_he_may_not_look_up() -> None:
+    asked: list[str] = []
+    narrow = {"networkPolicy.enabled": False, "watchNodes": False, "rbac.userRoles": False, "rbac.guardPolicies": False}
+    with looked_up(api_server_objects(["10.96.0.1"], ["192.0.2.10"], [6443]), asked) as options:
+        objects = in_a_cluster(narrow | {"crds.enabled": False}, options)
+
+    assert refused_api_servers(operators_pod(objects)) == ""
+    assert not [path for path in asked if path.endswith("/kubernetes")]
+
+
+def test_without_policies_and_without_a_cluster_to_ask_there_is_a_release() -> None:
+    assert refused_api_servers(operators_pod(in_a_cluster({"networkPolicy.enabled": False}, []))) == ""

@@ -104,6 +104,26 @@ def test_certificates_that_cannot_be_read_are_waited_for_without_a_restart(tmp_p
     asyncio.run(corrected_later())
 
 
+def test_an_address_of_the_api_server_that_cannot_be_read_ends_the_operator_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than that it calls what it was meant to refuse."""
+    monkeypatch.setattr(entry, "in_cluster", lambda *_: None)
+    monkeypatch.setenv("FEDPIPE_API_SERVERS", "192.0.2.10:https")
+
+    with pytest.raises(SystemExit, match=r"FEDPIPE_API_SERVERS is '192\.0\.2\.10:https': .*install the operator with the chart"):
+        entry.make_controller(SETTINGS, Replica("one", "fedpipe", "fedpipe"))
+
+
+def test_the_operators_stores_refuse_the_endpoints_that_the_chart_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in_cluster", "for_leases", "_serve"):
+        monkeypatch.setattr(entry, name, lambda *_: None)
+    monkeypatch.setenv("FEDPIPE_API_SERVERS", "192.0.2.10:6443")
+
+    stores = entry.make_controller(SETTINGS, Replica("one", "fedpipe", "fedpipe")).runs.stores
+
+    assert "192.0.2.10:6443" in stores.api_servers
+    assert "192.0.2.10:6443" in stores.identity.guard.api_servers
+
+
 def test_what_was_just_done_to_jobs_is_remembered_by_a_clock_that_never_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in_cluster", "for_leases", "_serve"):
         monkeypatch.setattr(entry, name, lambda *_: None)

@@ -184,6 +184,13 @@ def test_a_store_that_is_not_given_by_its_endpoint_is_aws() -> None:
     assert address.api_servers is not None, "the guard of the operator holds for the test, too"
 
 
+def test_a_store_where_the_chart_says_that_the_api_server_is_fails_as_it_would_for_the_operator() -> None:
+    address = selftest.store_address({"FEDPIPE_TEST_STORE": '{"bucket": "fedpipe"}', "FEDPIPE_API_SERVERS": "192.0.2.10:6443"})
+
+    assert address is not None
+    assert "192.0.2.10:6443" in (address.api_servers or ())
+
+
 @pytest.mark.parametrize(
     ("secret", "what"),
     [({"FEDPIPE_TEST_SECRET": "store"}, "the Secret store of this namespace has not both"), ({}, "no Secret is named that has both")],

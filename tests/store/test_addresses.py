@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpipe_operator.store.addresses import api_server_addresses, refused
+from fedpipe_operator.store.addresses import api_server_addresses, parse_api_server, refused
 
 API = ("10.96.0.1", "fd00:10:96::1")
 
@@ -84,6 +84,65 @@ def test_no_address_of_the_api_server_is_allowed(address: ipaddress.IPv4Address 
     assert refused(str(address), [str(address)]) is not None
 
 
+ENDPOINTS = ("192.0.2.10:6443", "[fd00::a]:6443", "198.51.100.0/24", "fd00:1::/64", "::ffff:203.0.113.0/124")
+"""As the chart writes them: those that Helm finds have a port, those of its values none."""
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        ("192.0.2.10", 6443),
+        ("::ffff:192.0.2.10", 6443),
+        ("64:ff9b::c000:20a", 6443),
+        ("fd00::a", 6443),
+        ("198.51.100.0", 6443),
+        ("198.51.100.255", 9000),
+        ("::ffff:198.51.100.7", 443),
+        ("fd00:1::ffff", 443),
+        ("203.0.113.15", 443),
+        ("::ffff:203.0.113.1", 443),
+    ],
+)
+def test_where_the_chart_says_that_the_api_server_is_the_operator_does_not_connect(address: str, port: int) -> None:
+    assert refused(address, ENDPOINTS, port) == "it is the Kubernetes API server's"
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        ("192.0.2.10", 9000),
+        ("fd00::a", 9000),
+        ("192.0.2.11", 6443),
+        ("fd00::b", 6443),
+        ("198.51.101.1", 443),
+        ("fd00:1:0:1::1", 443),
+        ("203.0.113.16", 443),
+    ],
+)
+def test_another_port_of_an_endpoints_address_is_allowed_since_a_store_may_listen_on_the_same_node(address: str, port: int) -> None:
+    assert refused(address, ENDPOINTS, port) is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.10", "fd00::a"])
+def test_an_endpoints_address_is_refused_where_the_port_is_not_known(address: str) -> None:
+    assert refused(address, ENDPOINTS) == "it is the Kubernetes API server's"
+
+
+@given(st.ip_addresses(), st.integers(1, 65535))
+def test_no_endpoint_is_allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
+    endpoint = f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+    assert refused(str(address), [endpoint], port) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "kubernetes", "192.0.2.10:", "192.0.2.10:0", "192.0.2.10:65536", "10.0.0.0/33", "fd00::1:6443:9:9:9:9:9"]
+)
+def test_what_is_no_address_of_an_api_server_is_an_error_and_refuses_nothing_in_silence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is neither an address nor a network|has no port from 1 to 65535"):
+        parse_api_server(text)
+
+
 @given(st.text(max_size=40))
 def test_every_text_has_an_answer_and_only_ip_addresses_are_allowed(text: str) -> None:
     if refused(text, API) is None:
@@ -99,3 +158,18 @@ def test_the_api_servers_addresses_are_those_of_its_variable_and_of_its_name() -
         "fd00::1",
     )
     assert api_server_addresses({}, lambda _name: []) == ()
+
+
+def test_the_api_servers_endpoints_are_those_that_the_chart_names() -> None:
+    environ = {"FEDPIPE_API_SERVERS": "192.0.2.10:6443, 198.51.100.0/24", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+
+    assert api_server_addresses(environ, lambda name: [name] if name == "10.96.0.1" else []) == (
+        "10.96.0.1",
+        "192.0.2.10:6443",
+        "198.51.100.0/24",
+    )
+
+
+def test_an_endpoint_that_cannot_be_read_is_told_with_its_variable() -> None:
+    with pytest.raises(ValueError, match=r"FEDPIPE_API_SERVERS is '192\.0\.2\.10,nowhere': 'nowhere' is neither an address nor a network"):
+        api_server_addresses({"FEDPIPE_API_SERVERS": "192.0.2.10,nowhere"}, lambda _name: [])

@@ -348,11 +348,12 @@ def answers_once(_: Talking, connection: socket.socket) -> None:
     connection.sendall(OK + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
 
 
-LINK_LOCAL_AND_IN_CLUSTER = ["127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"]  # noqa: S104
+LOOPBACK = ["127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"]  # noqa: S104
+LINK_LOCAL = ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166", "0xa9.254.169.254"]
 
 
-@pytest.mark.parametrize("host", LINK_LOCAL_AND_IN_CLUSTER)
-def test_link_local_and_in_cluster_addresses_are_not_called(serve: Serve, host: str) -> None:
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_loopback_addresses_are_not_called(serve: Serve, host: str) -> None:
     server = serve(answers_once)
 
     failure = error_of(server.store(host, Guard()).list)
@@ -361,13 +362,64 @@ def test_link_local_and_in_cluster_addresses_are_not_called(serve: Serve, host: 
     assert server.connections == 0
 
 
-def test_the_api_server_is_not_called(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolves_to(monkeypatch, "10.96.0.1")
+@pytest.fixture
+def connected_to(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that were connected to; none of them answers."""
+    found: list[str] = []
 
-    failure = error_of(serve(answers_once).store("minio.evil", Guard(("10.96.0.1",))).list)
+    def connect(addresses: list[tuple[socket.AddressFamily, str]], *_: object) -> None:
+        found.extend(address for _, address in addresses)
+        raise ConnectionRefusedError
 
-    assert failure.reason == "AddressRefused"
+    monkeypatch.setattr("fedpipe_operator.store.connections._connect", connect)
+    return found
+
+
+def listed(endpoint: str, *api_servers: str) -> FedPipeError:
+    """Why the store at this endpoint cannot be listed on a cluster with these API servers."""
+    store = S3Store("fedpipe", "runs", credentials=CREDENTIALS, endpoint=endpoint, guard=Guard(api_servers), limits=PATIENT)
+    return error_of(store.list)
+
+
+@pytest.mark.parametrize("host", LINK_LOCAL)
+def test_link_local_addresses_are_not_called(connected_to: list[str], host: str) -> None:
+    failure = listed(f"http://{host}")
+
+    assert (type(failure), failure.reason, connected_to) == (UserError, "AddressRefused", [])
+
+
+API = ("10.96.0.1", "192.0.2.10:6443", "[fd00::a]:443", "198.51.100.0/24", "203.0.113.1:80")
+API_ENDPOINTS = [
+    "https://10.96.0.1",
+    "http://10.96.0.1:9000",
+    "https://192.0.2.10:6443",
+    "http://192.0.2.10:6443",
+    "https://[::ffff:192.0.2.10]:6443",
+    "https://[fd00::a]",
+    "https://198.51.100.7:16443",
+    "http://203.0.113.1",
+]
+
+
+@pytest.mark.parametrize("endpoint", API_ENDPOINTS)
+def test_the_api_server_is_called_neither_at_its_service_nor_at_its_endpoints(connected_to: list[str], endpoint: str) -> None:
+    failure = listed(endpoint, *API)
+
+    assert (type(failure), failure.reason, connected_to) == (UserError, "AddressRefused", [])
     assert "the Kubernetes API server's" in failure.message
+
+
+def test_a_name_of_the_api_servers_endpoint_is_not_called(connected_to: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "192.0.2.10")
+
+    assert listed("https://minio.evil:6443", *API).reason == "AddressRefused"
+    assert connected_to == []
+
+
+def test_a_store_on_another_port_of_the_api_servers_node_is_called(connected_to: list[str]) -> None:
+    failure = listed("http://192.0.2.10:30900", *API)
+
+    assert (failure.reason, set(connected_to)) == ("StoreUnreachable", {"192.0.2.10"})
 
 
 def test_a_name_with_one_refused_address_among_others_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +432,7 @@ def test_a_name_that_resolves_to_another_address_at_the_next_connection_is_refus
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(answers_once)
-    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.2" else None)
+    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, *_: "bad" if address == "127.0.0.2" else None)
     asked = resolves_to(monkeypatch, "127.0.0.1", "127.0.0.2")
     store = server.store("rebinding.evil", Guard(), PATIENT)
 
@@ -398,7 +450,7 @@ def test_no_redirect_leads_to_a_refused_address(serve: Serve, monkeypatch: pytes
         answer = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nx-amz-bucket-region: eu-west-1\r\nContent-Length: 0\r\n\r\n"
         connection.sendall(answer.encode())
 
-    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, _: "bad" if address == "127.0.0.9" else None)
+    monkeypatch.setattr("fedpipe_operator.store.connections.refused", lambda address, *_: "bad" if address == "127.0.0.9" else None)
     resolves_to(monkeypatch, "127.0.0.1", "127.0.0.9")
 
     error_of(serve(redirects).store("moved.evil", Guard()).list)
@@ -415,6 +467,20 @@ def test_behind_a_proxy_the_targets_name_is_checked(serve: Serve, monkeypatch: p
 
     assert error_of(store.list).reason == "AddressRefused"
     assert proxy.connections == 0
+
+
+@pytest.mark.parametrize(("endpoint", "asked"), [("http://192.0.2.10:6443", 0), ("http://192.0.2.10:30900", 1), ("http://203.0.113.1", 0)])
+def test_behind_a_proxy_the_targets_port_is_checked(serve: Serve, monkeypatch: pytest.MonkeyPatch, endpoint: str, asked: int) -> None:
+    proxy = serve(answers_once)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    store = S3Store("fedpipe", "runs", credentials=Credentials("a", "proxied"), endpoint=endpoint, guard=Guard(API), limits=PATIENT)
+
+    if asked:
+        assert store.list() == []
+    else:
+        assert error_of(store.list).reason == "AddressRefused"
+    assert proxy.connections == asked
 
 
 def test_behind_a_proxy_a_name_that_only_the_proxy_knows_is_left_to_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

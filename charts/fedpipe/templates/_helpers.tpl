@@ -109,13 +109,34 @@ matchResources:
 {{- define "fedpipe.apiServer" -}}
 {{- $found := .Values.networkPolicy.apiServerCIDRs }}
 {{- if not $found }}
-{{- range lookup "v1" "Service" "default" "kubernetes" | dig "spec" "clusterIPs" list }}{{ $found = append $found (include "fedpipe.cidr" .) }}{{ end }}
-{{- range lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" | dig "endpoints" list }}
-{{- range .addresses }}{{ $found = append $found (include "fedpipe.cidr" .) }}{{ end }}
-{{- end }}
+{{- range include "fedpipe.foundApiServer" . | fromJsonArray }}{{ $found = append $found (include "fedpipe.cidr" .address) }}{{ end }}
 {{- end }}
 {{- if not $found }}{{ fail "networkPolicy.apiServerCIDRs is empty, and Helm is not connected to a cluster that it could ask for the API server's addresses (helm template, a dry run of the client, a GitOps tool): set it to those of `kubectl get service,endpointslices kubernetes -n default -o wide`, such as [10.96.0.1/32, 192.0.2.10/32]; or set networkPolicy.enabled to false, and nothing limits where trainers connect to" }}{{ end }}
 {{- uniq $found | toJson }}
+{{- end }}
+
+{{/* What Helm finds of it in the cluster, as a JSON list of objects: the address, and the port of an endpoint's. */}}
+{{- define "fedpipe.foundApiServer" -}}
+{{- $found := list }}
+{{- range lookup "v1" "Service" "default" "kubernetes" | dig "spec" "clusterIPs" list }}{{ $found = append $found (dict "address" .) }}{{ end }}
+{{- $slice := lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" }}{{ $ports := dig "ports" list $slice }}
+{{- range dig "endpoints" list $slice }}{{ range $address := .addresses }}
+{{- range $ports }}{{ $found = append $found (dict "address" $address "port" .port) }}{{ else }}{{ $found = append $found (dict "address" $address) }}{{ end }}
+{{- end }}{{ end }}
+{{- toJson $found }}
+{{- end }}
+
+{{/* Where the operator connects to for no run, as it reads it: the CIDRs of the values, with every port, else what Helm finds. An endpoint's address
+is a node's, where a store may listen on another port. Where no policy needs them, Helm asks only who may create what is of the whole cluster: others
+may not read the namespace default, which would fail. Sorted, so that no other order of endpoints is another pod. */}}
+{{- define "fedpipe.refusedApiServers" -}}
+{{- $refused := .Values.networkPolicy.apiServerCIDRs | default list }}
+{{- if and (not $refused) (or .Values.networkPolicy.enabled .Values.watchNodes (eq .Values.rbac.scope "cluster")) }}
+{{- range include "fedpipe.foundApiServer" . | fromJsonArray }}
+{{- $refused = append $refused (ternary (printf "%s:%v" (ternary (printf "[%s]" .address) .address (contains ":" .address)) .port) .address (not (empty .port))) }}
+{{- end }}
+{{- end }}
+{{- uniq $refused | sortAlpha | join "," }}
 {{- end }}
 
 {{- define "fedpipe.cidr" -}}

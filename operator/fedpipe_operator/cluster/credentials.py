@@ -24,7 +24,7 @@ from fedpipe_operator.observer import Observer
 from fedpipe_operator.rounds import Run
 from fedpipe_operator.store import Credentials, Guard, Store
 from fedpipe_operator.store.address import BucketAddress, StoreAddress, open_store
-from fedpipe_operator.store.connections import addresses_of
+from fedpipe_operator.store.connections import addresses_of, port_of
 from fedpipe_operator.store.observed import ObservedStore
 from fedpipe_operator.store.s3_errors import translate_s3_errors
 from fedpipe_operator.store_policy import StorePolicy
@@ -127,7 +127,7 @@ class StoreConnections:
         if store.trainer_endpoint is not None and address.guard is not None:
             host = urlsplit(store.trainer_endpoint).hostname or ""
             with translate_s3_errors(f"store.trainerEndpoint {store.trainer_endpoint}"):
-                address.guard.check(host, addresses_of(host))
+                address.guard.check(host, port_of(store.trainer_endpoint), addresses_of(host))
         return address, self._credentials(run, run.prefix)
 
     def tracking(self, run: Run) -> Work:

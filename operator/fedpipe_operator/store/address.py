@@ -32,8 +32,8 @@ class BucketAddress(Wire):
     """By which trainers reach the store; None: `endpoint`."""
     region: str = "us-east-1"
     api_servers: tuple[str, ...] | None = None
-    """On a cluster: the addresses of its API server, to which no connection is made, nor to any other address that `addresses` refuses.
-    None on one machine: its user names the endpoint, and any address will do."""
+    """On a cluster: where its API server is (`addresses.parse_api_server`), to which no connection is made, nor to any other address that
+    `addresses` refuses. None on one machine: its user names the endpoint, and any address will do."""
 
     @property
     def url(self) -> str:

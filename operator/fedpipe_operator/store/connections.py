@@ -34,6 +34,7 @@ _IDLE_SECONDS: Final = 20.0
 """The longest wait for the next byte, after which boto3 tries again while the call's deadline permits."""
 _SEND_BYTES: Final = 2**18
 _ERROR_STATUS: Final = 300
+_PORTS: Final = {"http": 80, "https": 443}
 ANSWER_BYTES: Final = 4 * 2**20
 """The longest answer that is not an object: a page of a listing has at most 1000 keys of 1 KiB, which XML and URL encoding triple."""
 _MARKUP: Final = (b"<", b"=")
@@ -73,16 +74,16 @@ class Guard:
     """On a cluster: the operator connects to no address that `addresses.refused` refuses."""
 
     api_servers: tuple[str, ...] = ()
-    """Addresses of the Kubernetes API server."""
+    """Where the Kubernetes API server is, as `addresses.parse_api_server` reads it."""
 
-    def check(self, host: str, addresses: list[str]) -> None:
+    def check(self, host: str, port: int | None, addresses: list[str]) -> None:
         """Check all addresses of a name: one that is refused among others is what a rebinding name has.
 
         Raises:
             AddressRefusedError: one is refused.
         """
         for address in addresses:
-            if (why := refused(address, self.api_servers)) is not None:
+            if (why := refused(address, self.api_servers, port)) is not None:
                 raise AddressRefusedError(f"{host} resolves to {address}, to which the operator does not connect: {why}")
 
 
@@ -189,7 +190,7 @@ def send_bounded(session: Any, request: Any, **_: object) -> Any:  # noqa: ANN40
     if call.guard is not None and session._proxy_config.proxy_url_for(request.url):  # noqa: SLF001 -- see `bind`
         host = urlsplit(request.url).hostname or ""
         with suppress(socket.gaierror, TimeoutError):  # a name that only the proxy knows
-            call.guard.check(host, [address for _, address in _resolve(host, 0, call)])
+            call.guard.check(host, port_of(request.url), [address for _, address in _resolve(host, 0, call)])
     try:
         answer = session.send(request)
     except HTTPClientError as error:
@@ -243,7 +244,7 @@ class _Bounded:
         except TimeoutError as error:
             raise ConnectTimeoutError(this, f"the name {host} was not resolved in time") from error
         if call.guard is not None and self.proxy is None:
-            call.guard.check(host, [address for _, address in found])
+            call.guard.check(host, self.port, [address for _, address in found])
         try:
             return _connect(found, self.port, call, self.socket_options)
         except TimeoutError as error:
@@ -318,6 +319,15 @@ class _BoundedReader(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def port_of(url: str) -> int | None:
+    """The port that this URL leads to; None if it cannot be told."""
+    try:
+        parts = urlsplit(url)
+        return parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
 
 
 def addresses_of(host: str) -> list[str]:
