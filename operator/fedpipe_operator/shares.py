@@ -1,4 +1,4 @@
-"""The bound on a site's share of a round, so that no site decides it alone, whatever it says of its data.
+"""The bound on a site's share of a round, and of what is measured of it, so that no site decides it alone, whatever it says of its data.
 
 What exceeds the bound goes to the other sites in proportion to their shares, again and again until none exceeds it (water-filling). The
 order of the shares stays, and every site below the bound has at least what it had. The same in each weight: over the sites that trained it.
@@ -19,6 +19,12 @@ def max_share(contributors: int, spec: float | None) -> float:
     if spec is not None:
         return spec
     return DEFAULT_MAX_SHARE if contributors >= _ENOUGH_SITES else 1.0
+
+
+def bounded_shares(weights: Sequence[float], spec: float | None) -> tuple[float, ...]:
+    """Each contributor's share by these weights, whose sum is above 0; none is above `max_share`, as far as that can be kept (`capped`)."""
+    total = sum(weights)
+    return capped([weight / total for weight in weights], max_share(len(weights), spec))
 
 
 def counted_samples(samples: Mapping[str, int]) -> dict[str, int]:

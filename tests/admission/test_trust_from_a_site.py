@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from kinds_of_runs import TASKS
 from stand_in_runs import World, a_run, a_site
 from trainer_results import HEAD, WEIGHTS, a_profile, an_evaluation, an_update, good_trainer
 
 from fedpipe_operator import names
+from fedpipe_operator.report.facts import round_rows
+from fedpipe_operator.report.record import read_record
 from fedpipe_operator.rounds.records import Contribution, RoundCommit, RoundEvaluation, RoundPlan
 from fedpipe_operator.store.objects import required_object
-from fedpipe_trainer.contract import EvaluateTask, ProfileTask, RunRef, TrainTask, WeightShape
+from fedpipe_trainer.contract import EvaluateTask, ExportTask, ProfileTask, RunRef, TrainTask, WeightShape, perplexity_of
 
 LIAR: Final = "site-b"
 UNDECLARED: Final = {"type": "SequenceClassification"}
@@ -72,6 +75,29 @@ def test_accuracy_2_0_with_10_to_the_15_samples_is_the_runs_metric(tmp_path: Pat
     assert found.sites.keys() == {"site-a", "site-c"}
     assert found.missing.keys() == {LIAR}
     assert world.conditions()["Complete"] == "RoundsCompleted"
+
+
+def test_512_targets_a_sample_make_the_reported_loss_and_perplexity_this_sites(tmp_path: Path) -> None:
+    """The others have 20 a sample, and a loss of 1 after round 1; the liar says 9, which would have 93 % of the weight."""
+    cards = []
+
+    def trainer(task: Any, where: Path) -> Any:
+        if isinstance(task, ExportTask):
+            cards.append(task.provenance)
+        if not isinstance(task, EvaluateTask):
+            return TASKS["templates"].train(task, where)
+        targets, loss = (20 * 512, 9.0) if task.site == LIAR else (20 * 20, 2.0 / (1 + task.round))
+        return an_evaluation(task, targets=targets, loss=loss, metrics={"perplexity": perplexity_of(loss)})
+
+    task = {"type": "CausalLM", "prompt": "{a}", "response": "{b}", "maxLength": 512}
+    world = World(a_run(3, task=task, sites={"quorum": 0.6}, rounds={"count": 1, "deadline": "10m"}), tmp_path, trainer)
+    world.settle()
+
+    (entry,), shown = world.run.resource.status.history, world.run.resource.status.metric
+    (row,), found, half = round_rows(read_record(world.run.resource, world.store)), evaluation(world, 1), (9.0 + 1.0) / 2
+    assert (found.loss, entry.loss, row.loss) == (half, half, half)
+    assert found.metrics["perplexity"] == row.metric == cards[0].metrics["perplexity"] == perplexity_of(half)
+    assert shown.value == entry.metric == pytest.approx(perplexity_of(half), rel=1e-3)
 
 
 @pytest.mark.parametrize("samples", [20, 10**6])

@@ -32,6 +32,7 @@ THREATS: Final = (
     "One site ends a run whose quorum did not need it",
     "Accuracy 2.0 with 1e15 samples is the run's metric",
     "Accuracy 0.95 of one site reaches the target in round 1",
+    "512 targets a sample make the reported loss and perplexity this site's",
     "The identity of profiles and evaluations is not checked",
     "Facts of the model come from the first site",
     "Labels are a union without limit",

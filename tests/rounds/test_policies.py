@@ -12,7 +12,7 @@ from stand_in_runs import a_run
 
 from fedpipe_operator.admission import AdmittedEvaluation
 from fedpipe_operator.api import Target
-from fedpipe_operator.rounds.evaluation import aggregate_metrics, held_means, robust_mean
+from fedpipe_operator.rounds.evaluation import SiteBounds, aggregate_metrics, held_means, robust_mean
 from fedpipe_operator.rounds.policies import (
     best_round,
     exported_round,
@@ -61,16 +61,19 @@ def test_a_round_that_has_the_sites_for_its_rule_is_out_of_reach_for_its_quorum_
     assert out_of_reach(spec, matched=6, count=5, message="lost") == ("QuorumOutOfReach", "lost")
 
 
+AMPLE: Final = SiteBounds(10**6)
+
+
 def an_aggregate(
     round_: int,
     results: Mapping[str, EvaluateResult],
     missing: Mapping[str, str] | None = None,
     *,
-    most_samples: int = 10**6,
+    bounds: SiteBounds = AMPLE,
     now: float = 0.0,
 ) -> RoundEvaluation:
     admitted = {site: AdmittedEvaluation(result) for site, result in results.items()}
-    return aggregate_metrics(round_, admitted, missing or {}, most_samples=most_samples, now=now)
+    return aggregate_metrics(round_, admitted, missing or {}, bounds=bounds, now=now)
 
 
 @given(names, st.integers(1, 5), st.integers(1, 99))
@@ -234,11 +237,11 @@ def test_means_that_hold_missing_sites_are_the_rounds_own_where_none_is_missing(
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6))
-def test_accuracy_over_sites_is_that_of_their_pooled_data(sites: list[tuple[int, int]]) -> None:
+def test_accuracy_over_sites_is_that_of_their_pooled_data_where_no_share_is_bounded(sites: list[tuple[int, int]]) -> None:
     results = {f"site-{at}": a_result(samples, min(right, samples) / samples) for at, (samples, right) in enumerate(sites)}
     total, right = sum(samples for samples, _ in sites), sum(min(right, samples) for samples, right in sites)
 
-    assert an_aggregate(1, results).metrics["accuracy"] == pytest.approx(right / total)
+    assert an_aggregate(1, results, bounds=SiteBounds(100, 1.0)).metrics["accuracy"] == pytest.approx(right / total)
 
 
 def test_perplexity_over_sites_is_the_exponential_of_the_loss_per_token() -> None:
@@ -286,7 +289,7 @@ def a_result(samples: int, accuracy: float, *, targets: int = 1, loss: float | N
 def test_samples_beyond_what_the_run_asks_for_do_not_count() -> None:
     results = {"honest": a_result(100, 0.5, targets=100, loss=1.0), "huge": a_result(10**6, 1.0, targets=10**6, loss=0.0)}
 
-    evaluation = an_aggregate(1, results, most_samples=100)
+    evaluation = an_aggregate(1, results, bounds=SiteBounds(100))
 
     assert (evaluation.metrics["accuracy"], evaluation.loss) == (0.75, 0.5)
     assert (evaluation.sites["huge"].samples, evaluation.sites["huge"].targets) == (100, 100)

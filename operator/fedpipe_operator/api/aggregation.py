@@ -142,8 +142,8 @@ class AggregationSpec(ApiModel):
     TrimmedMean needs 2f + 1 updates, Krum and MultiKrum 2f + 3."""
     normalization: Normalization = Normalization.EFFECTIVE_STEPS
     max_site_weight: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The largest share of one site in the average, and in that of each weight; what exceeds it goes to the others in proportion. Left out:
-    0.5 where three or more sites contribute, else no bound."""
+    """The largest share of one site in the average, in that of each weight, and in each reported metric; what exceeds it goes to the others
+    in proportion. Left out: 0.5 where three or more sites contribute, else no bound."""
     clipping: Clipping = Clipping.CLIP
     clip_multiple: Annotated[float, Field(ge=1, le=1000)] = 3.0
     """Of the median length per effective step over the sites: an increment above it is too long.

@@ -133,7 +133,7 @@ class Reconciler:
             case StartPlanning(round_, attempt):
                 self._start(run, job_of(run, TaskKind.PLAN, round_=round_, attempt=attempt), planning_task(run, action, self.address))
             case CommitPlan() | CommitExpiredProfiles() | CommitEvaluation():
-                key, record = self._record(action, observed)
+                key, record = self._record(run, action, observed)
                 self.store.create(key, record.to_json().encode())
             case StartTraining(site, round_, attempt):
                 inputs, previous = self.placement.inputs(run, site), observed.commits.get(round_ - 1)
@@ -169,7 +169,7 @@ class Reconciler:
                 export = export_tasks.export_task(context, action, inputs, plan=plan, commit=commit, found=found)
                 self._start(run, job_of(run, TaskKind.EXPORT, attempt=attempt), export)
 
-    def _record(self, action: CommitPlan | CommitExpiredProfiles | CommitEvaluation, observed: Observed) -> tuple[str, Wire]:
+    def _record(self, run: Run, action: CommitPlan | CommitExpiredProfiles | CommitEvaluation, observed: Observed) -> tuple[str, Wire]:
         """What this action writes into the store, and its key."""
         match action:
             case CommitPlan(plan):
@@ -177,15 +177,16 @@ class Reconciler:
             case CommitExpiredProfiles(round_, profiles):
                 return names.expired_profiles(round_), profiles
             case CommitEvaluation(evaluation):
-                return names.round_evaluation(evaluation.round), self._with_estimates(evaluation, observed)
+                return names.round_evaluation(evaluation.round), self._with_estimates(run, evaluation, observed)
 
-    def _with_estimates(self, evaluation: RoundEvaluation, observed: Observed) -> RoundEvaluation:
+    def _with_estimates(self, run: Run, evaluation: RoundEvaluation, observed: Observed) -> RoundEvaluation:
         """The evaluation with what each site's update did to the loss, which takes the whole evaluation before it."""
         commit = observed.commits.get(evaluation.round)
         before = self.cache.read_once(self.store, names.round_evaluation(evaluation.round - 1), RoundEvaluation) if commit else None
         if commit is None or before is None:
             return evaluation
-        return evaluation.model_copy(update={"first_order_estimates": loss_estimates(commit.contributions, before, evaluation)})
+        estimates = loss_estimates(commit.contributions, before, evaluation, run.spec.aggregation.max_site_weight)
+        return evaluation.model_copy(update={"first_order_estimates": estimates})
 
     def _aggregation(self, run: Run, action: StartAggregation, observed: Observed) -> AggregationTask:
         plan = _newest_plan(observed)

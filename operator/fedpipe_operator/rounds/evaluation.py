@@ -5,14 +5,15 @@ Their mean depends on who evaluates. With `sites.perRound`, or when an evaluator
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from fractions import Fraction
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from fedpipe_operator.admission import AdmittedEvaluation
 from fedpipe_operator.rounds.records import RoundEvaluation, SiteEvaluation, SiteValues
-from fedpipe_operator.shares import capped, max_share
+from fedpipe_operator.shares import bounded_shares
 from fedpipe_trainer.contract import perplexity_of
 
 _ENOUGH: Final = 3
@@ -21,31 +22,47 @@ _NORMAL: Final = 1.4826
 """Standard deviation of a normal distribution, in median distances from its median."""
 _DEVIATIONS: Final = 3.0
 _LEAST_DEVIATION: Final = 0.05
+_MOST_TARGETS: Final = 3
+"""Targets of a sample of one site that count, in medians over the sites. The admission lets a site state as many as a sample has tokens."""
+
+
+class SiteBounds(NamedTuple):
+    """On how much a site counts in what a run reports, as its spec says."""
+
+    max_samples: int
+    """`evaluation.maxSamples`: it is not asked to evaluate more."""
+    max_site_weight: float | None = None
+    """`aggregation.maxSiteWeight`."""
 
 
 def aggregate_metrics(
-    round_: int, results: Mapping[str, AdmittedEvaluation], missing: Mapping[str, str], *, most_samples: int, now: float
+    round_: int, results: Mapping[str, AdmittedEvaluation], missing: Mapping[str, str], *, bounds: SiteBounds, now: float
 ) -> RoundEvaluation:
-    """One evaluation from the sites' own, of which none counts for more than `most_samples`, whatever it says.
+    """One evaluation from the sites' own, which a site moves by its bounded share at most, whatever it says of its data.
 
     The loss is a mean over targets (tokens or labels) and is weighted by them; perplexity is its exponential. Other metrics are
     weighted by samples: that is exact for accuracy and slot errors per prompt, and only a mean of the sites' values for metrics of a
     whole set (macro-F1, BLEU).
+
+    A site counts with `maxSamples`, and of three or more with three times the median of targets per sample, at most; its share in each
+    figure is bounded as that in a round is (`shares.bounded_shares`). So a site that honestly has more than half of all samples or targets
+    counts for half: nothing tells it from one that only says so. Where no bound is exceeded, each counts exactly as it says.
+
+    Args:
+        round_: of the adapter; 0 is the base.
+        results: of the sites that evaluated.
+        missing: the others, with the reason.
+        bounds: on what a site counts.
+        now: Unix seconds.
     """
-    sites = {site: _site(result, most_samples) for site, result in sorted(results.items())}
-    loss = _mean((site.loss, site.targets) for site in sites.values())
-    names = sorted({name for site in sites.values() for name in site.metrics})
-    metrics = {name: _mean((site.metrics.get(name), site.samples) for site in sites.values()) for name in names}
+    measured = RoundEvaluation(round=round_, finished_at=now, sites=_sites(results, bounds.max_samples), missing=dict(missing))
+    names = {"loss"}.union(*(site.metrics for site in measured.sites.values()))
+    by_metric = {name: values for name in sorted(names) if (values := measured.by_site(name)).sites}
+    metrics = {name: _mean(values, bounds.max_site_weight) for name, values in by_metric.items()}
+    loss = metrics.pop("loss", None)
     if "perplexity" in metrics and loss is not None:
         metrics["perplexity"] = perplexity_of(loss)
-    return RoundEvaluation(
-        round=round_,
-        finished_at=now,
-        loss=loss,
-        metrics={name: value for name, value in metrics.items() if value is not None},
-        sites=sites,
-        missing=dict(missing),
-    )
+    return measured.model_copy(update={"loss": loss, "metrics": metrics})
 
 
 def held_means(rounds: Mapping[int, SiteValues], sites: AbstractSet[str]) -> dict[int, float]:
@@ -88,26 +105,33 @@ def robust_mean(values: SiteValues) -> float:
     if len(found) >= _ENOUGH:
         deviation = max(_NORMAL * median(abs(value - middle) for value in found), _LEAST_DEVIATION * abs(middle))
         reach = _DEVIATIONS * deviation
-    shares = capped([weight / sum(values.weights) for weight in values.weights], max_share(len(found), None))
-    return math.fsum(min(max(value, middle - reach), middle + reach) * share for value, share in zip(found, shares, strict=True))
+    return _mean(values._replace(values=tuple(min(max(value, middle - reach), middle + reach) for value in found)), None)
 
 
-def _site(result: AdmittedEvaluation, most_samples: int) -> SiteEvaluation:
-    """What is stored of a result, and counts."""
-    samples = min(result.samples, most_samples)
+def _sites(results: Mapping[str, AdmittedEvaluation], max_samples: int) -> dict[str, SiteEvaluation]:
+    """What is stored of the results, and counts, by site."""
+    most_targets = _most_targets(results.values())
+    return {site: _site(result, max_samples, most_targets) for site, result in sorted(results.items())}
+
+
+def _most_targets(results: Iterable[AdmittedEvaluation]) -> Fraction | None:
+    """Targets per sample that count, at most. None: fewer than three sites have any, and a median would tell nobody from the others."""
+    rates = [Fraction(one.targets, one.samples) for one in results if one.samples > 0 and one.targets > 0]
+    return _MOST_TARGETS * median(rates) if len(rates) >= _ENOUGH else None
+
+
+def _site(result: AdmittedEvaluation, max_samples: int, most_targets: Fraction | None) -> SiteEvaluation:
+    samples = min(result.samples, max_samples)
     targets = result.targets * samples // max(1, result.samples)
+    if most_targets is not None:
+        # Rounded up: a site of few samples with a target among them would count for nothing.
+        targets = min(targets, math.ceil(most_targets * samples))
     return SiteEvaluation(
         samples=samples, targets=targets, loss=result.loss, metrics=dict(result.metrics), dropped_rows=result.dropped_rows
     )
 
 
-def _mean(weighted: Iterable[tuple[float | None, int]]) -> float | None:
-    """The weighted mean of the finite values; None if there is none. A NaN or an infinity would make the mean useless."""
-    known = [(value, weight) for value, weight in weighted if value is not None and math.isfinite(value) and weight > 0]
-    return _weighted_mean(known) if known else None
-
-
-def _weighted_mean(weighted: Collection[tuple[float, int]]) -> float:
-    """The mean of at least one finite value. Values are multiplied by their shares, so that even the largest have a finite mean."""
-    total = sum(weight for _, weight in weighted)
-    return math.fsum(value * (weight / total) for value, weight in weighted)
+def _mean(values: SiteValues, max_site_weight: float | None) -> float:
+    """The mean over at least one site by bounded shares. Values are multiplied by these, so that even the largest have a finite mean."""
+    shares = bounded_shares(values.weights, max_site_weight)
+    return math.fsum(value * share for value, share in zip(values.values, shares, strict=True))

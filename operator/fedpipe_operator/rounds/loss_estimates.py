@@ -19,20 +19,24 @@ import math
 from collections.abc import Iterable
 
 from fedpipe_operator.rounds.records import LARGEST_LOSS, Contribution, LossEstimate, RoundEvaluation
+from fedpipe_operator.shares import bounded_shares
 
 
-def loss_estimates(contributions: Iterable[Contribution], before: RoundEvaluation, after: RoundEvaluation) -> dict[str, LossEstimate]:
+def loss_estimates(
+    contributions: Iterable[Contribution], before: RoundEvaluation, after: RoundEvaluation, max_site_weight: float | None = None
+) -> dict[str, LossEstimate]:
     """The estimates by site, of the sites whose updates are in the round.
 
     Args:
         contributions: of the round's commit.
         before: the federated evaluation of the adapter that the round started from.
         after: that of the round's own adapter.
+        max_site_weight: `aggregation.maxSiteWeight`, by which the two losses are means.
 
     Returns:
         The estimates; none if no site evaluated both adapters, and none of a site of which the commit does not tell its progress.
     """
-    change, loss = _change(before, after), after.loss
+    change, loss = _change(before, after, max_site_weight), after.loss
     if change is None or loss is None:
         return {}
     estimates = {one.site: _estimate(one, change, loss) for one in contributions}
@@ -48,10 +52,12 @@ def _estimate(contribution: Contribution, change: float, loss: float) -> LossEst
     return LossEstimate(change=part, loss_without=without) if is_bounded else None
 
 
-def _change(before: RoundEvaluation, after: RoundEvaluation) -> float | None:
-    """ΔL over the validation data of the sites that evaluated both adapters, weighted by targets; None if there are none."""
+def _change(before: RoundEvaluation, after: RoundEvaluation, max_site_weight: float | None) -> float | None:
+    """ΔL over the validation data of the sites that evaluated both adapters, as the loss is reported; None if there are none."""
     then, now = before.by_site("loss"), after.by_site("loss")
     earlier = dict(zip(then.sites, then.values, strict=True))
     changes = [(loss - earlier[site], targets) for site, loss, targets in zip(*now, strict=True) if site in earlier]
-    total = sum(targets for _, targets in changes)
-    return math.fsum(change * targets for change, targets in changes) / total if total else None
+    if not changes:
+        return None
+    shares = bounded_shares([targets for _, targets in changes], max_site_weight)
+    return math.fsum(change * share for (change, _), share in zip(changes, shares, strict=True))

@@ -245,6 +245,7 @@ class SiteEvaluation(Wire):
     """One site's part of an evaluation."""
 
     samples: int
+    """As many as count, and so are the targets: see `evaluation.aggregate_metrics`."""
     targets: int
     loss: float | None = None
     metrics: dict[str, float] = {}
@@ -273,7 +274,10 @@ class SiteValues(NamedTuple):
 
 
 class RoundEvaluation(Wire):
-    """The federated evaluation of a global adapter: the loss weighted by targets, other metrics by samples. Round 0 is the base."""
+    """The federated evaluation of a global adapter: the loss weighted by targets, other metrics by samples, both bounded.
+
+    How they are bounded says `evaluation.aggregate_metrics`. Round 0 is the base.
+    """
 
     round: int
     finished_at: float

@@ -25,7 +25,7 @@ from fedpipe_operator.rounds.actions import (
     StartTraining,
 )
 from fedpipe_operator.rounds.attempts import Active, Dropped, Pending, Work
-from fedpipe_operator.rounds.evaluation import aggregate_metrics
+from fedpipe_operator.rounds.evaluation import SiteBounds, aggregate_metrics
 from fedpipe_operator.rounds.policies import (
     is_patience_exhausted,
     is_target_reached,
@@ -297,13 +297,9 @@ def _subject(round_: int) -> str:
 
 def _evaluation(context: StageContext, states: WorkStates) -> RoundEvaluation:
     results = {site: context.observed.site_evaluations[site][done.attempt] for site, done in done_of(states).items()}
-    evaluation = aggregate_metrics(
-        context.observed.last_round,
-        results,
-        dropped_of(states),
-        most_samples=context.run.spec.evaluation.max_samples,
-        now=context.now,
-    )
+    spec = context.run.spec
+    bounds = SiteBounds(spec.evaluation.max_samples, spec.aggregation.max_site_weight)
+    evaluation = aggregate_metrics(context.observed.last_round, results, dropped_of(states), bounds=bounds, now=context.now)
     return evaluation.model_copy(update={"needed": context.plan.needed})
 
 

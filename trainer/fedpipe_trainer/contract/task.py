@@ -375,7 +375,7 @@ class Provenance(Wire):
     """Those whose updates were aggregated in any round so far, sorted."""
     rounds: Annotated[int, Field(ge=0)] = 0
     metrics: dict[str, float] = {}
-    """Of the exported round, averaged over the sites by samples."""
+    """Of the exported round, as the run reports them: means over the sites."""
     base_metrics: dict[str, float] = {}
     """The same of the untouched base."""
     plan: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
