@@ -12,7 +12,7 @@ from fedpipe_operator import names
 from fedpipe_operator.store.objects import read_object
 from fedpipe_trainer.contract import Outcome, TrainResult
 
-pytestmark = [pytest.mark.e2e, pytest.mark.exclusive]
+pytestmark = [pytest.mark.e2e, pytest.mark.exclusive, pytest.mark.nightly]
 
 STEPS: Final = 2000
 LONG: Final = MANUAL | {"plans": [{"bits": 32, "rank": 4, "steps": STEPS}]}
