@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from certificates import AUTHORITY
-from charts import Plain, complaint, of_kind, rendered, rendered_tests
+from charts import API_SERVER, Plain, complaint, of_kind, rendered, rendered_tests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.independent]
 
@@ -225,6 +225,7 @@ def test_helm_test_has_the_store_of_the_values_and_its_secret() -> None:
     assert {one["name"]: one["value"] for one in environment if "value" in one} == {
         "FEDPIPE_TEST_STORE": '{"bucket":"fedpipe","endpoint":"http://minio.minio:9000","prefix":"fedpipe-test","region":"us-east-1"}',
         "FEDPIPE_TEST_SECRET": "store",
+        "FEDPIPE_API_SERVERS": ",".join(sorted(API_SERVER["networkPolicy.apiServerCIDRs"])),
     }
     assert by_reference == {
         name: {"name": "store", "key": name, "optional": True}
