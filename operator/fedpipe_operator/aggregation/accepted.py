@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 from fedpipe_operator.admission import AdmittedUpdate
@@ -41,6 +41,11 @@ class RoundContext:
     state: OptimizerState = NO_STATE
     """Of the round before."""
 
+    @cached_property
+    def fewest_steps(self) -> int:
+        """Those of the round's slowest plan. Looked up once: it is asked for every update of every weight."""
+        return min(plan.steps for plan in self.plan.plans.values())
+
 
 Accepted = Mapping[str, AcceptedUpdate]
 """By site, in order of site."""
@@ -62,8 +67,7 @@ def counted_steps(result: AdmittedUpdate, context: RoundContext) -> float:
     By fewer, the increment of a site that was cut short near its deadline would count as if it were that of all its steps, and as the limit
     of the server's rate then scales down what the others learned, most of the round would be lost (`benchmarks/normalization.py --cut`).
     """
-    fewest, warmup = min(plan.steps for plan in context.plan.plans.values()), context.config.warmup_steps
-    return effective_steps(max(fewest, result.steps), warmup)
+    return effective_steps(max(context.fewest_steps, result.steps), context.config.warmup_steps)
 
 
 def combination_of(accepted: Accepted, context: RoundContext) -> Combination:
